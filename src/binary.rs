@@ -1,0 +1,98 @@
+//! The files of an export: how they are written, who may read them, and how they are sent.
+
+pub(crate) mod download;
+mod gzip;
+pub(crate) mod ndjson;
+pub(crate) mod store;
+
+use sqlx::PgPool;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::export::request::ExportRequest;
+use crate::identity::Owner;
+
+/// Which list of the manifest a file stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Output,
+    Deleted,
+    Outcome,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Deleted => "deleted",
+            Self::Outcome => "outcome",
+        }
+    }
+}
+
+/// The part of the ledger a file belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) job: Uuid,
+    pub(crate) part: i32,
+    pub(crate) kind: Kind,
+}
+
+/// A finished file and what is known of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Binary {
+    pub(crate) id: String,
+    pub(crate) job: Uuid,
+    pub(crate) resource_type: String,
+    /// Length as NDJSON.
+    pub(crate) bytes: i64,
+    /// Length of the chunks as they lie.
+    pub(crate) deflated_bytes: i64,
+    pub(crate) crc32: i64,
+    pub(crate) sha256: Vec<u8>,
+    pub(crate) created_at: OffsetDateTime,
+    /// Who may read it: issuer and subject of who started the export.
+    pub(crate) subject: String,
+    pub(crate) request: Json<ExportRequest>,
+}
+
+/// The file, if it is this owner's and its job is completed and not expired. A foreign file and one that never was
+/// look the same (rule F15).
+pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<Option<Binary>, sqlx::Error> {
+    sqlx::query_as!(
+        Binary,
+        r#"-- binary.find_for
+        select file.id, job_id as job, resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
+            owner_subject as subject, request as "request: Json<ExportRequest>"
+        from binary_file as file join export_job as job on job.id = job_id
+        where file.id = $1 and owner_issuer = $2 and owner_subject = $3
+            and state = 'completed' and expires_at > clock_timestamp()"#,
+        id,
+        owner.issuer,
+        owner.subject
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// A file as the manifest lists it.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) resource_type: String,
+    pub(crate) resources: i64,
+}
+
+/// The files of a job, in the order of the manifest.
+pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::Error> {
+    sqlx::query_as!(
+        Listed,
+        "-- binary.list
+        select id, kind, resource_type, resources from binary_file where job_id = $1 order by part, ordinal",
+        job
+    )
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,311 @@
+//! Configuration: `config/default.toml`, then the file given with `--config`, then `BULK_EXPORT__SECTION__KEY` and
+//! `DATABASE_URL` from the environment. The only module that reads the environment.
+
+mod layers;
+mod size;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+use crate::identity::IssuerConfig;
+pub use size::ByteSize;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file given with `--config` cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A layer is not TOML.
+    #[error("{layer} is not valid TOML: {message}")]
+    Syntax {
+        /// Which layer.
+        layer: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A key is unknown, or its value is not what it should be.
+    #[error("{layer}: {path}: {message}")]
+    Value {
+        /// The layer the value came from.
+        layer: String,
+        /// The key, `section.key`.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Values that do not go together; all of them.
+    #[error("the configuration does not hold together:\n  {}", .0.join("\n  "))]
+    Invalid(Vec<String>),
+}
+
+/// The whole configuration. Every key is described in `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Config {
+    pub http: Http,
+    pub operator: Operator,
+    pub database: Database,
+    pub export: Export,
+    pub retention: Retention,
+    pub wire: Wire,
+    pub store: Store,
+    pub(crate) auth: Auth,
+    pub log: Log,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Http {
+    pub listen: SocketAddr,
+    #[serde(deserialize_with = "unless_empty")]
+    pub public_base_url: Option<Url>,
+    pub max_connections: usize,
+    pub max_body: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub shutdown_grace: Duration,
+}
+
+/// `[operator]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Operator {
+    pub listen: SocketAddr,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Database {
+    pub url: SecretString,
+    pub max_connections: u32,
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    pub reserve: ByteSize,
+    #[serde(deserialize_with = "unless_empty")]
+    pub disk_path: Option<PathBuf>,
+    #[serde(deserialize_with = "unless_empty")]
+    pub disk_size: Option<ByteSize>,
+}
+
+/// `[export]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Export {
+    pub workers: u16,
+    pub file_target: ByteSize,
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    pub attempts: u16,
+    #[serde(with = "humantime_serde")]
+    pub fallback_poll: Duration,
+    pub max_running_per_owner: u32,
+    pub max_running: u32,
+    pub max_queued: u32,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Retention {
+    #[serde(with = "humantime_serde")]
+    pub files: Duration,
+    #[serde(with = "humantime_serde")]
+    pub download_grace: Duration,
+    #[serde(with = "humantime_serde")]
+    pub history: Duration,
+    #[serde(with = "humantime_serde")]
+    pub sweep: Duration,
+}
+
+/// `[wire]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wire {
+    dialect: Dialect,
+    #[serde(deserialize_with = "unless_empty")]
+    progress: Option<Progress>,
+    #[serde(deserialize_with = "unless_empty")]
+    delete_completed: Option<DeleteCompleted>,
+}
+
+impl Wire {
+    /// What `X-Progress` says.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.unwrap_or(match self.dialect {
+            Dialect::Stu3 => Progress::Percent,
+            Dialect::Ehealth => Progress::Hapi,
+        })
+    }
+
+    /// What DELETE of a completed job does (rule K3).
+    pub(crate) fn delete_completed(&self) -> DeleteCompleted {
+        self.delete_completed.unwrap_or(match self.dialect {
+            Dialect::Stu3 => DeleteCompleted::Purge,
+            Dialect::Ehealth => DeleteCompleted::Ehealth,
+        })
+    }
+}
+
+/// The variant of the protocol that sets the other defaults of `[wire]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Dialect {
+    Stu3,
+    Ehealth,
+}
+
+/// What `X-Progress` says while a job runs (rules C2, C3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Progress {
+    Percent,
+    Hapi,
+}
+
+/// What DELETE of a completed job does (rule K3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeleteCompleted {
+    Purge,
+    Ehealth,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Store {
+    pub patient_bases: Vec<String>,
+    pub max_resource: ByteSize,
+    pub max_document: ByteSize,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Auth {
+    pub(crate) mode: AuthMode,
+    pub(crate) allow_anonymous_on_any_address: bool,
+    #[serde(with = "humantime_serde")]
+    pub(crate) leeway: Duration,
+    pub(crate) issuers: Vec<IssuerConfig>,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AuthMode {
+    None,
+    Token,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Log {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// Reads all layers and checks that they hold together.
+    ///
+    /// # Errors
+    /// When a layer cannot be read, a key is unknown or has a bad value, or values contradict each other.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let config = layers::read(file)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configured database, if there is one; else a private Postgres is meant.
+    pub(crate) fn database_url(&self) -> Option<&str> {
+        Some(self.database.url.expose_secret()).filter(|url| !url.is_empty())
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        let mut refuse = |wrong: bool, message: &str| {
+            if wrong {
+                problems.push(message.to_owned());
+            }
+        };
+        let (export, retention) = (&self.export, &self.retention);
+        refuse(export.workers == 0, "export.workers must be at least 1");
+        refuse(export.attempts == 0, "export.attempts must be at least 1");
+        refuse(export.file_target.bytes() == 0, "export.file_target must be more than 0");
+        refuse(export.lease < Duration::from_secs(1), "export.lease must be at least 1s");
+        refuse(export.max_running == 0, "export.max_running must be at least 1");
+        refuse(export.max_running_per_owner == 0, "export.max_running_per_owner must be at least 1");
+        refuse(retention.files.is_zero(), "retention.files must be more than 0");
+        refuse(retention.sweep < Duration::from_millis(100), "retention.sweep must be at least 100ms");
+        refuse(self.http.max_connections == 0, "http.max_connections must be at least 1");
+        refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
+        refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");
+        refuse(
+            self.auth.mode == AuthMode::Token && self.auth.issuers.is_empty(),
+            "auth.mode is \"token\", but there is no [[auth.issuers]]",
+        );
+        refuse(
+            self.auth.mode == AuthMode::None
+                && !self.http.listen.ip().is_loopback()
+                && !self.auth.allow_anonymous_on_any_address,
+            "auth.mode is \"none\" and http.listen is not a loopback address, so anybody could export \
+             everything: set auth.mode = \"token\", or auth.allow_anonymous_on_any_address = true if that is meant",
+        );
+        if let Some(url) = &self.http.public_base_url {
+            refuse(
+                !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some(),
+                "http.public_base_url must be an http or https URL without query and fragment",
+            );
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+    }
+}
+
+/// Reads a value that may be the empty string, which stands for "not set": TOML has no null.
+fn unless_empty<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let value = toml::Value::deserialize(deserializer)?;
+    if value.as_str() == Some("") {
+        return Ok(None);
+    }
+    T::deserialize(value).map(Some).map_err(|error| serde::de::Error::custom(error.message()))
+}

@@ -1,0 +1,138 @@
+//! The way to Postgres: which server, the pools and their session limits, the schema, and how much disk is left.
+
+mod disk;
+mod local;
+mod programs;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::config::Config;
+pub use local::{LocalPostgres, default_data_dir};
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No database is configured, and a private one is not to be the silent default here.
+    #[error(
+        "no database is configured: set DATABASE_URL (or database.url). A private Postgres is started by itself \
+         only while http.listen is a loopback address; --local-database asks for it anywhere"
+    )]
+    NotConfigured,
+    /// The URL is none.
+    #[error("database.url is not a Postgres URL (postgres://user:password@host/name): {0}")]
+    Url(#[source] sqlx::Error),
+    /// The private Postgres could not be had.
+    #[error(transparent)]
+    Local(#[from] local::Error),
+    /// The schema could not be brought up to date.
+    #[error("cannot bring the database schema up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Postgres said no.
+    #[error("database: {0}")]
+    Sqlx(#[from] sqlx::Error),
+}
+
+/// Which Postgres to use when none is configured.
+#[derive(Debug, Clone)]
+pub struct LocalChoice {
+    /// Start one even though the API listens on more than loopback.
+    pub anywhere: bool,
+    /// Its data folder.
+    pub data_dir: PathBuf,
+}
+
+/// A Postgres server and database, configured or private; the private one lives while this value does.
+#[derive(Debug)]
+pub struct Database {
+    options: PgConnectOptions,
+    local: Option<LocalPostgres>,
+    statement_timeout: Duration,
+    max_connections: u32,
+}
+
+impl Database {
+    /// Finds the configured database, or joins or starts the private one.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn open(config: &Config, choice: &LocalChoice) -> Result<Self, Error> {
+        let (options, local) = match config.database_url() {
+            Some(url) => (PgConnectOptions::from_str(url).map_err(Error::Url)?, None),
+            None if choice.anywhere || config.http.listen.ip().is_loopback() => {
+                let local = LocalPostgres::join(&choice.data_dir)?;
+                (local.options(), Some(local))
+            }
+            None => return Err(Error::NotConfigured),
+        };
+        Ok(Self {
+            options,
+            local,
+            statement_timeout: config.database.statement_timeout,
+            max_connections: config.database.max_connections,
+        })
+    }
+
+    /// A database that is there already.
+    pub fn at(options: PgConnectOptions) -> Self {
+        Self { options, local: None, statement_timeout: Duration::from_secs(30), max_connections: 10 }
+    }
+
+    /// The private Postgres, if it is one.
+    pub fn local(&self) -> Option<&LocalPostgres> {
+        self.local.as_ref()
+    }
+
+    /// Connections for short statements: each is bounded, so that nothing can hang on the database.
+    pub fn pool(&self) -> PgPool {
+        let milliseconds = self.statement_timeout.as_millis();
+        self.pool_with(
+            self.max_connections,
+            &[
+                ("statement_timeout", milliseconds.to_string()),
+                ("idle_in_transaction_session_timeout", milliseconds.to_string()),
+            ],
+        )
+    }
+
+    /// Connections for work that takes as long as it takes: parts of an export, loading, reaping.
+    pub fn work_pool(&self, connections: u32) -> PgPool {
+        self.pool_with(connections, &[("statement_timeout", "0".to_owned())])
+    }
+
+    fn pool_with(&self, connections: u32, settings: &[(&str, String)]) -> PgPool {
+        let options = self.options.clone().application_name("fhir-bulk-export").options(
+            // No plan here gains from it, and compiling one costs more than most queries take.
+            settings.iter().cloned().chain([("jit", "off".to_owned())]),
+        );
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy_with(options)
+    }
+}
+
+/// Brings the schema up to date; several at once wait for each other.
+///
+/// # Errors
+/// When a migration fails, or the schema is of a newer version.
+pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
+    Ok(sqlx::migrate!("./migrations").run(pool).await?)
+}
+
+pub(crate) use disk::DiskReserve;
+
+/// Whether the statement lost to another transaction and is to be tried again: a race for the same resource
+/// (unique violation), a deadlock or a serialization failure.
+pub(crate) fn lost_a_race(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| matches!(code.as_str(), "23505" | "40P01" | "40001"))
+}
+
+/// The SQLSTATE of a database error.
+pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(|code| code.into_owned())
+}

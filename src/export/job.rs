@@ -1,0 +1,286 @@
+//! The jobs, for those who start, watch and end them: `export_job` as callers and operators see it.
+
+use std::time::Duration;
+
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::request::ExportRequest;
+use super::{WORK, interval};
+use crate::config;
+use crate::identity::Owner;
+
+/// The advisory lock under which kick-offs are counted.
+const ADMISSION_LOCK: i64 = 0x0066_6869_7200_0002;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Accepted,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl From<String> for State {
+    /// The column has a check constraint; only these five get in.
+    fn from(text: String) -> Self {
+        [Self::Accepted, Self::Running, Self::Completed, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .unwrap_or(Self::Failed)
+    }
+}
+
+/// A job as its owner or an operator sees it.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: Uuid,
+    pub(crate) state: State,
+    pub(crate) request: Json<ExportRequest>,
+    pub(crate) transaction_time: Option<OffsetDateTime>,
+    pub(crate) accepted_at: OffsetDateTime,
+    pub(crate) started_at: Option<OffsetDateTime>,
+    pub(crate) finished_at: Option<OffsetDateTime>,
+    pub(crate) expires_at: Option<OffsetDateTime>,
+    pub(crate) failure: Option<String>,
+    /// Seconds since it was accepted, by the database's clock.
+    pub(crate) age: f64,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Resources written.
+    pub(crate) written: i64,
+    /// Resources expected in all: exact for parts that are done, a guess for the others.
+    pub(crate) expected: i64,
+}
+
+impl Progress {
+    /// 0 to 99: all is done only when the job says so.
+    pub(crate) fn percent(self) -> i64 {
+        (self.written.saturating_mul(100) / self.expected.max(1)).clamp(0, 99)
+    }
+}
+
+/// Why a kick-off was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotAccepted {
+    #[error("you have {0} exports that are not finished, which is the limit; wait for one, or cancel one with DELETE")]
+    OwnerLimit(u32),
+    #[error("{0} exports are waiting already, which is the limit; try again later")]
+    QueueLimit(u32),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Stores the job and wakes the workers.
+pub(crate) async fn submit(
+    pool: &PgPool,
+    owner: &Owner,
+    request: &ExportRequest,
+    limits: &config::Export,
+) -> Result<Uuid, NotAccepted> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!(
+        r#"-- export.job.admission
+        select pg_advisory_xact_lock($1) as "nothing: ()""#,
+        ADMISSION_LOCK
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let unfinished = sqlx::query!(
+        r#"-- export.job.unfinished
+        select
+            count(*) filter (where owner_issuer = $1 and owner_subject = $2) as "of_owner!",
+            count(*) filter (where state = 'accepted') as "waiting!"
+        from export_job where state in ('accepted', 'running')"#,
+        owner.issuer,
+        owner.subject
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if unfinished.of_owner >= i64::from(limits.max_running_per_owner) {
+        return Err(NotAccepted::OwnerLimit(limits.max_running_per_owner));
+    }
+    if unfinished.waiting >= i64::from(limits.max_queued) {
+        return Err(NotAccepted::QueueLimit(limits.max_queued));
+    }
+    let id = Uuid::new_v4();
+    sqlx::query!(
+        "-- export.job.submit
+        insert into export_job (id, owner_issuer, owner_subject, request, state) values ($1, $2, $3, $4, 'accepted')",
+        id,
+        owner.issuer,
+        owner.subject,
+        Json(request) as _
+    )
+    .execute(&mut *transaction)
+    .await?;
+    announce_work(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(id)
+}
+
+/// Wakes the workers of all replicas when the transaction is committed.
+pub(super) async fn announce_work(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"-- export.job.announce
+        select pg_notify($1, '') as "nothing: ()""#,
+        WORK
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The owner's job, until it expires.
+pub(crate) async fn find_for(pool: &PgPool, id: Uuid, owner: &Owner) -> Result<Option<Job>, sqlx::Error> {
+    sqlx::query_as!(
+        Job,
+        r#"-- export.job.find_for
+        select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
+            finished_at, expires_at, failure,
+            extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
+        from export_job
+        where id = $1 and owner_issuer = $2 and owner_subject = $3
+            and (expires_at is null or expires_at > clock_timestamp())"#,
+        id,
+        owner.issuer,
+        owner.subject
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Any job, for operators.
+pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Job>, sqlx::Error> {
+    sqlx::query_as!(
+        Job,
+        r#"-- export.job.find
+        select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
+            finished_at, expires_at, failure,
+            extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
+        from export_job
+        where id = $1"#,
+        id
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// All jobs, the newest first, for operators.
+pub(crate) async fn list(pool: &PgPool) -> Result<Vec<Job>, sqlx::Error> {
+    sqlx::query_as!(
+        Job,
+        r#"-- export.job.list
+        select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
+            finished_at, expires_at, failure,
+            extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
+        from export_job
+        order by accepted_at desc
+        limit 1000"#
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Ends a job that is not finished; false if it is, or is not there.
+pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Result<bool, sqlx::Error> {
+    let cancelled = sqlx::query!(
+        "-- export.job.cancel
+        update export_job
+        set state = 'cancelled', finished_at = clock_timestamp(), expires_at = clock_timestamp() + $2, lease_until = null
+        where id = $1 and state in ('accepted', 'running')",
+        id,
+        interval(retention)
+    )
+    .execute(pool)
+    .await?;
+    Ok(cancelled.rows_affected() == 1)
+}
+
+/// Lets a finished job expire now: the owner needs it no more (rule D3).
+pub(crate) async fn discard(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "-- export.job.discard
+        update export_job set expires_at = clock_timestamp() where id = $1 and expires_at is not null",
+        id
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Fails a job that is not finished.
+pub(super) async fn fail(
+    connection: &mut PgConnection,
+    id: Uuid,
+    reason: &str,
+    retention: Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "-- export.job.fail
+        update export_job
+        set state = 'failed', failure = $2, finished_at = clock_timestamp(), expires_at = clock_timestamp() + $3,
+            lease_until = null
+        where id = $1 and state in ('accepted', 'running')",
+        id,
+        reason,
+        interval(retention)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Versions superseded at or before this instant are of no use: they are older than the history that is kept, and no
+/// unfinished job reads the store as of an earlier time. A job that gets its transaction time later gets a later one.
+pub(crate) async fn history_bound(pool: &PgPool, history: Duration) -> Result<OffsetDateTime, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- export.job.history_bound
+        select least(clock_timestamp() - $1::interval, min(transaction_time)) as "bound!"
+        from export_job where state in ('accepted', 'running')"#,
+        interval(history)
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Jobs whose files are of no use any more: expired, or ended without a manifest.
+pub(crate) async fn without_use_of_files(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "-- export.job.without_use_of_files
+        select id from export_job where expires_at <= clock_timestamp() or state in ('failed', 'cancelled')"
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Removes an expired job whose files are gone.
+pub(crate) async fn remove_expired(pool: &PgPool, id: Uuid) -> Result<bool, sqlx::Error> {
+    let removed = sqlx::query!(
+        "-- export.job.remove_expired
+        delete from export_job where id = $1 and expires_at <= clock_timestamp()",
+        id
+    )
+    .execute(pool)
+    .await?;
+    Ok(removed.rows_affected() == 1)
+}

@@ -1,0 +1,273 @@
+//! Planning: takes the transaction time, then cuts the work into parts. Both transactions are short, whatever the
+//! size of the store.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::part::Stage;
+use super::request::ExportRequest;
+use super::{Error, backoff, interval, job};
+use crate::binary;
+use crate::config;
+use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
+use crate::fhir::resource_type::ResourceType;
+use crate::resource::clock;
+use crate::resource::read::Window;
+use crate::resource::sample::{ALL_KEYS, Sample, filled};
+
+/// A job that is to be planned, leased to this worker.
+pub(super) struct Planning {
+    pub(super) job: Uuid,
+    request: Json<ExportRequest>,
+    transaction_time: Option<OffsetDateTime>,
+    attempt: i32,
+    failures: i32,
+}
+
+/// A part that is to be stored.
+#[derive(Debug, PartialEq, Eq)]
+struct Planned {
+    stage: Stage,
+    types: Vec<ResourceType>,
+    keys: Range<i64>,
+    resources: i64,
+    bytes: i64,
+}
+
+/// Leases the oldest job that waits to be planned, while fewer than the allowed number run.
+pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Option<Planning>, Error> {
+    let planning = sqlx::query_as!(
+        Planning,
+        r#"-- export.plan.claim
+        update export_job
+        set attempt = attempt + 1,
+            -- A lease that ran out is an attempt that came to nothing.
+            failures = failures + (lease_until is not null)::int,
+            lease_until = clock_timestamp() + $1
+        where id = (
+            select id from export_job
+            where state = 'accepted' and not_before <= clock_timestamp()
+                and (lease_until is null or lease_until < clock_timestamp())
+                and (select count(*) from export_job where state = 'running') < $2
+            order by accepted_at
+            limit 1
+            for update skip locked
+        )
+        returning id as job, request as "request: Json<ExportRequest>", transaction_time, attempt, failures"#,
+        interval(config.lease),
+        i64::from(config.max_running)
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(planning)
+}
+
+impl Planning {
+    /// Plans the job within its lease. What goes wrong is tried again, so often as a part is.
+    pub(super) async fn run(self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
+        let job = self.job;
+        if self.failures >= i32::from(config.attempts) {
+            return give_up(pool, &self, "its worker was lost each time", retention).await;
+        }
+        match tokio::time::timeout(config.lease, self.plan(pool, config, retention)).await {
+            Ok(Ok(())) => Ok(()),
+            // Cancelled, or somebody else plans it.
+            Ok(Err(Error::LeaseLost)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::warn!(job.id = %job, %error, "planning failed");
+                self.put_back(pool, config, retention, &error.to_string()).await
+            }
+            Err(_) => self.put_back(pool, config, retention, "it took longer than export.lease").await,
+        }
+    }
+
+    async fn put_back(
+        &self,
+        pool: &PgPool,
+        config: &config::Export,
+        retention: Duration,
+        cause: &str,
+    ) -> Result<(), Error> {
+        let failures = self.failures + 1;
+        if failures >= i32::from(config.attempts) {
+            return give_up(pool, self, cause, retention).await;
+        }
+        sqlx::query!(
+            "-- export.plan.put_back
+            update export_job
+            set failures = $3, lease_until = null, not_before = clock_timestamp() + $4
+            where id = $1 and attempt = $2 and state = 'accepted'",
+            self.job,
+            self.attempt,
+            failures,
+            interval(backoff(failures))
+        )
+        .execute(pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn plan(&self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
+        let at = match self.transaction_time {
+            Some(at) => at,
+            None => self.take_transaction_time(pool).await?,
+        };
+        let window = Window { at, since: self.request.since, until: self.request.until };
+        let mut transaction = pool.begin().await?;
+        let parts = parts(&mut transaction, &self.request, window, config.file_target.bytes()).await?;
+        self.start(&mut transaction).await?;
+        store(&mut transaction, self.job, &parts).await?;
+        if !self.request.remarks.is_empty() {
+            let ordinal = i32::try_from(parts.len()).unwrap_or(i32::MAX);
+            self.store_outcome(&mut transaction, ordinal).await?;
+        }
+        super::part::complete_job_if_done(&mut transaction, self.job, retention).await?;
+        job::announce_work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other.
+    async fn take_transaction_time(&self, pool: &PgPool) -> Result<OffsetDateTime, Error> {
+        let mut transaction = clock::lock_writers_out(pool).await?;
+        let at = clock::transaction_time(&mut transaction).await?;
+        let kept = sqlx::query!(
+            "-- export.plan.transaction_time
+            update export_job set transaction_time = $3 where id = $1 and attempt = $2 and state = 'accepted'",
+            self.job,
+            self.attempt,
+            at
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if kept.rows_affected() == 0 {
+            return Err(Error::LeaseLost);
+        }
+        transaction.commit().await?;
+        Ok(at)
+    }
+
+    async fn start(&self, transaction: &mut PgConnection) -> Result<(), Error> {
+        let started = sqlx::query!(
+            "-- export.plan.start
+            update export_job set state = 'running', started_at = clock_timestamp(), lease_until = null
+            where id = $1 and attempt = $2 and state = 'accepted'",
+            self.job,
+            self.attempt
+        )
+        .execute(transaction)
+        .await?;
+        if started.rows_affected() == 0 {
+            return Err(Error::LeaseLost);
+        }
+        Ok(())
+    }
+
+    /// What was left out under `handling=lenient`, as a file of OperationOutcomes: a part that is done as it is made.
+    async fn store_outcome(&self, transaction: &mut PgConnection, ordinal: i32) -> Result<(), Error> {
+        let lines: Vec<String> = self
+            .request
+            .remarks
+            .iter()
+            .map(|text| {
+                let (severity, code) = (Severity::Warning, IssueType::NotSupported);
+                operation_outcome(&[Issue { severity, code, text: text.clone() }]).to_string()
+            })
+            .collect();
+        let resources = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+        sqlx::query!(
+            "-- export.plan.outcome
+            insert into export_part (job_id, ordinal, stage, resource_types, key_from, key_to,
+                estimated_resources, estimated_bytes, state, resources)
+            values ($1, $2, 'outcome', array['OperationOutcome'], 0, 0, $3, 0, 'done', $3)",
+            self.job,
+            ordinal,
+            resources
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let place = binary::Place { job: self.job, part: ordinal, kind: binary::Kind::Outcome };
+        binary::store::write_small(transaction, place, "OperationOutcome", &lines).await
+    }
+}
+
+async fn give_up(pool: &PgPool, planning: &Planning, cause: &str, retention: Duration) -> Result<(), Error> {
+    let reason = format!("The export could not be planned: {cause}.");
+    tracing::error!(job.id = %planning.job, reason, "export failed");
+    let mut connection = pool.acquire().await?;
+    job::fail(&mut connection, planning.job, &reason, retention).await?;
+    Ok(())
+}
+
+/// Cuts the work: large types into ranges of about a file each, small types together, and one part for deletions.
+async fn parts(
+    connection: &mut PgConnection,
+    request: &ExportRequest,
+    window: Window,
+    file_target: u64,
+) -> Result<Vec<Planned>, Error> {
+    // A little less than a file, so that a guess that was low does not leave a tiny file behind each.
+    let target = i64::try_from(file_target).unwrap_or(i64::MAX) / 8 * 7 + 1;
+    let types: Vec<ResourceType> = request.types.iter().copied().collect();
+    let filled = filled(connection, &types).await?;
+    let mut parts: Vec<Planned> = Vec::new();
+    for (resource_type, pages) in &filled {
+        let sample = Sample::take(connection, *resource_type, *pages, window).await?;
+        let (resources, bytes) = (sample.resources(), sample.bytes());
+        if let Some(last) = parts.last_mut()
+            && last.keys == ALL_KEYS
+            && last.bytes + bytes <= target
+        {
+            last.types.push(*resource_type);
+            last.resources += resources;
+            last.bytes += bytes;
+            continue;
+        }
+        let ranges = sample.cut(bytes / target + 1);
+        let count = i64::try_from(ranges.len()).unwrap_or(i64::MAX).max(1);
+        parts.extend(ranges.into_iter().map(|keys| Planned {
+            stage: Stage::Output,
+            types: vec![*resource_type],
+            keys,
+            resources: resources / count,
+            bytes: bytes / count,
+        }));
+    }
+    if window.since.is_some() && !filled.is_empty() {
+        parts.push(Planned {
+            stage: Stage::Deleted,
+            types: filled.into_iter().map(|(resource_type, _)| resource_type).collect(),
+            keys: ALL_KEYS,
+            resources: 0,
+            bytes: 0,
+        });
+    }
+    Ok(parts)
+}
+
+async fn store(transaction: &mut PgConnection, job: Uuid, parts: &[Planned]) -> Result<(), Error> {
+    let types = |part: &Planned| part.types.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(",");
+    sqlx::query!(
+        "-- export.plan.store
+        insert into export_part (job_id, ordinal, stage, resource_types, key_from, key_to,
+            estimated_resources, estimated_bytes)
+        select $1, (ordinal - 1)::int, stage, string_to_array(types, ','), key_from, key_to, resources, bytes
+        from unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+            with ordinality as part (stage, types, key_from, key_to, resources, bytes, ordinal)",
+        job,
+        &parts.iter().map(|part| part.stage.as_str().to_owned()).collect::<Vec<_>>(),
+        &parts.iter().map(types).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.keys.start).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.keys.end).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.resources).collect::<Vec<_>>(),
+        &parts.iter().map(|part| part.bytes).collect::<Vec<_>>()
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}

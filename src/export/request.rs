@@ -1,0 +1,300 @@
+//! What a client asked for: every parameter of a kick-off, checked (rules B, G).
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::fhir::instant;
+use crate::fhir::outcome::{Issue, IssueType, Severity};
+use crate::fhir::parameters::Parameter;
+use crate::fhir::resource_type::ResourceType;
+use crate::identity::TypeGrant;
+
+/// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
+const FORMATTING: [&str; 2] = ["_format", "_pretty"];
+/// FHIR's mime type of NDJSON, and the names a client may give it (rule G1).
+const NDJSON: [&str; 3] = ["application/fhir+ndjson", "application/ndjson", "ndjson"];
+const MAX_EXPORT_ID: usize = 128;
+
+/// A request that can be carried out as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExportRequest {
+    /// The kick-off's URL, for the manifest (rule E2).
+    pub(crate) url: String,
+    /// The types to export: those asked for, else all the caller may have.
+    pub(crate) types: BTreeSet<ResourceType>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub(crate) since: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub(crate) until: Option<OffsetDateTime>,
+    /// The client's own name for the export (rule G14).
+    pub(crate) export_id: Option<String>,
+    /// What was left out under `handling=lenient`: for the outcome file (rule B17).
+    pub(crate) remarks: Vec<String>,
+}
+
+/// Why a request is refused: all problems at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Something in it is wrong.
+    Invalid(Vec<Issue>),
+    /// The caller may not have these types (rule A33).
+    Forbidden(Vec<ResourceType>),
+}
+
+/// Reads the parameters one by one and collects what is wrong with them.
+struct Reader {
+    lenient: bool,
+    request: ExportRequest,
+    /// Whether `_type` was given, whatever came of it.
+    types_given: bool,
+    seen: BTreeSet<String>,
+    issues: Vec<Issue>,
+}
+
+impl ExportRequest {
+    /// Checks the parameters of a system-level kick-off.
+    pub(crate) fn read(
+        url: String,
+        parameters: &[Parameter],
+        lenient: bool,
+        granted: &TypeGrant,
+    ) -> Result<Self, Refused> {
+        let mut reader = Reader::new(url, lenient);
+        for parameter in parameters {
+            reader.read(parameter);
+        }
+        reader.finish(granted)
+    }
+}
+
+impl Reader {
+    fn new(url: String, lenient: bool) -> Self {
+        let request = ExportRequest {
+            url,
+            types: BTreeSet::new(),
+            since: None,
+            until: None,
+            export_id: None,
+            remarks: Vec::new(),
+        };
+        Self { lenient, request, types_given: false, seen: BTreeSet::new(), issues: Vec::new() }
+    }
+
+    fn read(&mut self, Parameter { name, value }: &Parameter) {
+        let again = !self.seen.insert(name.clone());
+        match name.as_str() {
+            "_type" => self.types(value),
+            name if FORMATTING.contains(&name) => {}
+            "_since" | "_until" | "_outputFormat" | "_exportId" if again => {
+                self.invalid(IssueType::Invalid, format!("{name} may be given once."))
+            }
+            "_since" => self.request.since = self.instant(name, value),
+            "_until" => self.request.until = self.instant(name, value),
+            "_outputFormat" => self.output_format(value),
+            "_exportId" => self.export_id(value),
+            // Leaving it out would export everybody (rule G6).
+            "patient" => self.invalid(
+                IssueType::NotSupported,
+                "The parameter patient does not go with an export of the whole system.".to_owned(),
+            ),
+            _ if again => {}
+            _ => self.unsupported(format!(
+                "The parameter {} is not supported; supported are _type, _since, _until, _outputFormat and _exportId.",
+                shown(name)
+            )),
+        }
+    }
+
+    fn types(&mut self, value: &str) {
+        self.types_given = true;
+        for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match ResourceType::parse(name) {
+                Some(found) if found.is_exportable() => {
+                    self.request.types.insert(found);
+                }
+                Some(_) => self.unsupported(
+                    "_type: Bulk export of Binary resources is forbidden; the data of patients' documents comes \
+                     with their DocumentReference."
+                        .to_owned(),
+                ),
+                None => self.unsupported(format!(
+                    "_type: Resource type {} is not a supported resource type! Type names are case-sensitive, \
+                     such as Patient.",
+                    shown(name)
+                )),
+            }
+        }
+    }
+
+    fn instant(&mut self, name: &str, value: &str) -> Option<OffsetDateTime> {
+        // A `+` that was not encoded arrives as a blank (rule L5).
+        let repaired = value.trim().replace(' ', "+");
+        let found = instant::parse(&repaired).or_else(|| {
+            let start_of_day = instant::parse(&format!("{repaired}T00:00:00Z"));
+            start_of_day.filter(|_| self.lenient)
+        });
+        if found.is_none() {
+            self.invalid(
+                IssueType::Value,
+                format!(
+                    "{name}: {} is not an instant; it needs date, time with seconds, and zone, such as \
+                     2026-01-31T12:00:00Z.",
+                    shown(value)
+                ),
+            );
+        }
+        found
+    }
+
+    fn output_format(&mut self, value: &str) {
+        if !NDJSON.contains(&value.replace(' ', "+").as_str()) {
+            self.unsupported(format!(
+                "_outputFormat: {} is not supported. The only allowed format for Bulk Export is currently \
+                 application/fhir+ndjson",
+                shown(value)
+            ));
+        }
+    }
+
+    fn export_id(&mut self, value: &str) {
+        let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if (1..=MAX_EXPORT_ID).contains(&value.len()) && value.chars().all(is_safe) {
+            self.request.export_id = Some(value.to_owned());
+        } else {
+            self.invalid(
+                IssueType::Value,
+                format!("_exportId: 1 to {MAX_EXPORT_ID} letters, digits, hyphens, underscores and dots are allowed."),
+            );
+        }
+    }
+
+    /// What `handling=lenient` leaves out and otherwise refuses (rule B17).
+    fn unsupported(&mut self, text: String) {
+        if self.lenient {
+            self.request.remarks.push(text);
+        } else {
+            self.invalid(IssueType::NotSupported, text);
+        }
+    }
+
+    /// What is refused either way.
+    fn invalid(&mut self, code: IssueType, text: String) {
+        self.issues.push(Issue { severity: Severity::Error, code, text });
+    }
+
+    fn finish(mut self, granted: &TypeGrant) -> Result<ExportRequest, Refused> {
+        if let (Some(since), Some(until)) = (self.request.since, self.request.until)
+            && until < since
+        {
+            self.invalid(IssueType::Invalid, "_until is before _since.".to_owned());
+        }
+        if self.types_given && self.request.types.is_empty() && self.issues.is_empty() {
+            // To leave _type out would export everything.
+            self.invalid(IssueType::Value, "_type names no supported resource type.".to_owned());
+        }
+        if !self.issues.is_empty() {
+            return Err(Refused::Invalid(self.issues));
+        }
+        if self.types_given {
+            let forbidden: Vec<_> =
+                self.request.types.iter().copied().filter(|wanted| !granted.allows(*wanted)).collect();
+            if !forbidden.is_empty() {
+                return Err(Refused::Forbidden(forbidden));
+            }
+        } else {
+            self.request.types = ResourceType::exportable().filter(|t| granted.allows(*t)).collect();
+        }
+        Ok(self.request)
+    }
+}
+
+/// A client's own text, short enough to be repeated.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::parameters::from_query;
+
+    fn read(query: &str, lenient: bool) -> Result<ExportRequest, Refused> {
+        ExportRequest::read("u".into(), &from_query(query), lenient, &TypeGrant::All)
+    }
+
+    fn refused(query: &str) -> Vec<Issue> {
+        match read(query, false) {
+            Err(Refused::Invalid(issues)) => issues,
+            other => panic!("{query}: {other:?}"),
+        }
+    }
+
+    // B4, G4
+    #[test]
+    fn types_may_be_listed_and_repeated() {
+        let request = read("_type=Patient,%20Task&_type=Task,Patient", false).unwrap();
+        let types: Vec<_> = request.types.iter().map(|t| t.as_str()).collect();
+        assert_eq!(types, ["Patient", "Task"]);
+        assert_eq!(read("", false).unwrap().types.len(), 145);
+    }
+
+    // G2, L5, L7
+    #[test]
+    fn since_is_an_instant_whatever_its_zone() {
+        let utc = read("_since=2026-04-16T12:05:13.449Z", false).unwrap();
+        let zoned = read("_since=2026-04-16T14:05:13.449%2B02:00", false).unwrap();
+        let blank = read("_since=2026-04-16T14:05:13.449+02:00", false).unwrap();
+        assert_eq!(utc.since, zoned.since);
+        assert_eq!(utc.since, blank.since);
+        for bad in ["yesterday", "2026-04-16", "2026-04-16T12:05Z", "2026-04-16T12:05:13"] {
+            assert_eq!(refused(&format!("_since={bad}"))[0].code, IssueType::Value, "{bad}");
+        }
+        assert!(read("_since=2026-04-16", true).is_ok());
+        assert!(read("_since=yesterday", true).is_err());
+    }
+
+    // G1
+    #[test]
+    fn ndjson_has_three_names_and_an_unencoded_plus() {
+        for name in ["ndjson", "application/ndjson", "application/fhir%2Bndjson", "application/fhir+ndjson"] {
+            read(&format!("_outputFormat={name}"), false).unwrap();
+        }
+        assert_eq!(refused("_outputFormat=text/csv")[0].code, IssueType::NotSupported);
+    }
+
+    // B17, B20, G3, G4, G6, G14, G18
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let issues = refused("_type=Nope,Binary&_typeFilter=x&_since=1&_exportId=a/b&patient=Patient/1");
+        assert_eq!(issues.len(), 6, "{issues:?}");
+        assert_eq!(refused("_since=2026-01-01T00:00:00Z&_since=2026-01-01T00:00:00Z").len(), 1);
+        assert_eq!(refused("_since=2026-01-02T00:00:00Z&_until=2026-01-01T00:00:00Z").len(), 1);
+        assert!(read("_format=json&_pretty=true", false).is_ok());
+    }
+
+    // B17
+    #[test]
+    fn lenient_leaves_out_and_remarks_but_never_widens() {
+        let request = read("_type=Patient,Nope&_foo=1&_foo=2", true).unwrap();
+        assert_eq!(request.types.len(), 1);
+        assert_eq!(request.remarks.len(), 2, "{:?}", request.remarks);
+        assert!(read("_type=Nope", true).is_err());
+        assert!(read("_type=", true).is_err());
+        assert!(read("patient=Patient/1", true).is_err());
+    }
+
+    // A33
+    #[test]
+    fn types_are_limited_to_those_granted() {
+        let granted = TypeGrant::Only([ResourceType::PATIENT].into());
+        let read = |query| ExportRequest::read("u".into(), &from_query(query), true, &granted);
+        assert_eq!(read("").unwrap().types.len(), 1);
+        assert_eq!(read("_type=Task,Patient"), Err(Refused::Forbidden(vec![ResourceType::parse("Task").unwrap()])));
+    }
+}

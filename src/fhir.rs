@@ -1,0 +1,8 @@
+//! FHIR's vocabulary: types, references, instants, outcomes. No input or output, nothing of HTTP.
+
+pub(crate) mod compartment;
+pub(crate) mod instant;
+pub(crate) mod outcome;
+pub(crate) mod parameters;
+pub mod reference;
+pub mod resource_type;

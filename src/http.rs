@@ -1,0 +1,76 @@
+//! The FHIR API: every route and every layer on one screen. Errors become OperationOutcomes here and nowhere else.
+
+mod binary;
+mod caller;
+mod error;
+mod kick_off;
+mod metadata;
+mod negotiate;
+pub(crate) mod operator;
+mod poll_status;
+mod response;
+pub(crate) mod serve;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{from_fn, map_request, map_response};
+use axum::routing::get;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tower::Layer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::config::Config;
+use crate::database::DiskReserve;
+use crate::identity::Authenticator;
+
+/// What every handler may use.
+pub(crate) struct App {
+    pub(crate) pool: PgPool,
+    pub(crate) authenticator: Authenticator,
+    /// The FHIR base as clients see it, without a slash at the end: the only source of absolute URLs (rule A22).
+    pub(crate) base: String,
+    pub(crate) config: Config,
+    pub(crate) disk: DiskReserve,
+    /// Cancelled when nothing new is to be taken.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// The FHIR API under `/fhir`.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let config = app.config.http.clone();
+    let fhir = Router::new()
+        .route("/$export", get(kick_off::get).post(kick_off::post))
+        .route("/$export-poll-status", get(poll_status::get).post(poll_status::post).delete(poll_status::delete))
+        .route("/Binary/{id}", get(binary::read))
+        .route("/Binary/{id}/_history/{version}", get(binary::read_version))
+        .route("/metadata", get(metadata::capability_statement))
+        .route("/OperationDefinition/{id}", get(metadata::operation_definition))
+        .with_state(app);
+
+    let request_id = HeaderName::from_static("x-request-id");
+    let too_slow = StatusCode::SERVICE_UNAVAILABLE;
+    let routes = Router::new()
+        .nest("/fhir", fhir)
+        // From the innermost to the outermost.
+        .layer(DefaultBodyLimit::max(config.max_body.as_usize()))
+        .layer(TimeoutLayer::with_status_code(too_slow, config.request_timeout))
+        .layer(CatchPanicLayer::new())
+        .layer(map_response(response::as_outcome))
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(from_fn(response::log))
+        .layer(PropagateRequestIdLayer::new(request_id.clone()))
+        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]));
+    // Before the routes are matched: a `$` may arrive as %24 (rule J11).
+    Router::new().fallback_service(map_request(response::decode_dollar).layer(routes))
+}

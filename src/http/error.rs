@@ -1,0 +1,123 @@
+//! Every error as its status and OperationOutcome: the only place where an error becomes an answer.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::response::outcome_response;
+use crate::export::job::NotAccepted;
+use crate::export::request::Refused;
+use crate::fhir::outcome::{Issue, IssueType};
+use crate::identity;
+
+/// An answer that is not what was asked for.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    issues: Vec<Issue>,
+    headers: HeaderMap,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: IssueType, text: impl Into<Cow<'static, str>>) -> Self {
+        let issues = vec![Issue::error(code, text.into())];
+        Self { status, issues, headers: HeaderMap::new() }
+    }
+
+    pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, IssueType::Invalid, text)
+    }
+
+    /// Unknown, expired or somebody else's: the same answer, byte for byte (rule D9).
+    pub(super) fn not_found(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, IssueType::NotFound, text)
+    }
+
+    pub(super) fn forbidden(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, IssueType::Forbidden, text)
+    }
+
+    /// A temporary failure that says nothing about a job (rule C7).
+    pub(super) fn unavailable(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, IssueType::Transient, text).retry_after(Duration::from_secs(5))
+    }
+
+    pub(super) fn retry_after(mut self, time: Duration) -> Self {
+        self.headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
+        self
+    }
+
+    fn challenge(mut self, challenge: &'static str) -> Self {
+        self.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = outcome_response(self.status, &self.issues);
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// The database could not do it now; the cause is logged, the client hears that it may try again.
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        tracing::error!(%error, "database");
+        Self::unavailable("The database cannot be used at the moment. Try again later.")
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(issues) => Self { status: StatusCode::BAD_REQUEST, issues, headers: HeaderMap::new() },
+            Refused::Forbidden(types) => {
+                let names: Vec<_> = types.iter().map(|t| t.as_str()).collect();
+                Self::forbidden(format!("You may not export {}.", names.join(", ")))
+            }
+        }
+    }
+}
+
+impl From<NotAccepted> for ApiError {
+    fn from(error: NotAccepted) -> Self {
+        match error {
+            NotAccepted::Database(error) => error.into(),
+            NotAccepted::OwnerLimit(_) | NotAccepted::QueueLimit(_) => {
+                let text = format!("Too many exports: {error}.");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, IssueType::Throttled, text)
+                    .retry_after(Duration::from_secs(30))
+            }
+        }
+    }
+}
+
+impl From<identity::Error> for ApiError {
+    fn from(error: identity::Error) -> Self {
+        use identity::Error;
+        let text = error.to_string();
+        match error {
+            Error::NoToken => {
+                Self::new(StatusCode::UNAUTHORIZED, IssueType::Login, text).challenge(r#"Bearer realm="fhir""#)
+            }
+            Error::InvalidToken { .. } => Self::new(StatusCode::UNAUTHORIZED, IssueType::Login, text)
+                .challenge(r#"Bearer realm="fhir", error="invalid_token""#),
+            Error::Expired => Self::new(StatusCode::UNAUTHORIZED, IssueType::Expired, text)
+                .challenge(r#"Bearer realm="fhir", error="invalid_token", error_description="The token has expired""#),
+            Error::NotAllowed => Self::forbidden(text).challenge(r#"Bearer realm="fhir", error="insufficient_scope""#),
+            Error::Unavailable { issuer } => {
+                tracing::error!(issuer, "no keys to check tokens with");
+                Self::unavailable("Tokens cannot be checked at the moment. Try again later.")
+            }
+            Error::Configuration { problem } => {
+                tracing::error!(problem, "configuration");
+                Self::unavailable("Tokens cannot be checked at the moment. Try again later.")
+            }
+        }
+    }
+}

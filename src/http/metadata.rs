@@ -1,0 +1,176 @@
+//! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::App;
+use super::error::ApiError;
+use super::response::fhir_response;
+use crate::fhir::resource_type::ResourceType;
+
+const BULK_DATA: &str = "http://hl7.org/fhir/uv/bulkdata";
+const EXPORT: &str = "-s-export";
+const POLL_STATUS: &str = "-s-export-poll-status";
+
+/// `[base]/metadata`; open to everybody, as FHIR wants it.
+pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> Response {
+    fhir_response(StatusCode::OK, &statement(&app.base, app.authenticator.requires_token()))
+}
+
+/// `[base]/OperationDefinition/<id>`
+pub(super) async fn operation_definition(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let definition = match id.as_str() {
+        EXPORT => export_definition(&app.base),
+        POLL_STATUS => poll_status_definition(&app.base),
+        _ => {
+            return Err(ApiError::not_found(format!(
+                "There is no such OperationDefinition; there are {EXPORT} and {POLL_STATUS}."
+            )));
+        }
+    };
+    Ok(fhir_response(StatusCode::OK, &definition))
+}
+
+fn statement(base: &str, secured: bool) -> Value {
+    let mut rest = json!({
+        "mode": "server",
+        "documentation": "Bulk export of the whole system. Every export is the exact state of the data at its \
+            transactionTime; a client that passes it as the next _since misses and repeats nothing. _since does not \
+            tell that a resource has left a filter without being deleted.",
+        "resource": resources(),
+        "operation": [
+            { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/export") },
+            { "name": "export", "definition": format!("{base}/OperationDefinition/{EXPORT}") },
+            { "name": "export-poll-status", "definition": format!("{base}/OperationDefinition/{POLL_STATUS}") },
+        ],
+    });
+    if secured {
+        rest["security"] = json!({
+            "cors": false,
+            "service": [{ "text": "OAuth 2.0 bearer tokens of the configured OpenID Connect issuers" }],
+            "description": "Send Authorization: Bearer <token>. Starting an export takes the role $bulk-export and \
+                <Type>.search for each type; reading a file takes Binary.read, and only who started an export can \
+                read its files.",
+        });
+    }
+    json!({
+        "resourceType": "CapabilityStatement",
+        "id": "fhir-bulk-export",
+        "url": format!("{base}/metadata"),
+        "name": "FhirBulkExport",
+        "title": "fhir-bulk-export",
+        "status": "active",
+        "date": "2026-11-22",
+        "kind": "instance",
+        "instantiates": [format!("{BULK_DATA}/CapabilityStatement/bulk-data")],
+        "software": { "name": "fhir-bulk-export" },
+        "implementation": { "description": "FHIR Bulk Data export", "url": base },
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "json"],
+        "rest": [rest],
+    })
+}
+
+/// Every type that an export may contain, and Binary, as which the files are read. There is no other read or search.
+fn resources() -> Vec<Value> {
+    let binary = json!({
+        "type": "Binary",
+        "interaction": [{ "code": "read" }, { "code": "vread" }],
+        "documentation": "The files of an export: NDJSON, or this resource for Accept: application/fhir+json.",
+    });
+    let definition = json!({ "type": "OperationDefinition", "interaction": [{ "code": "read" }] });
+    ResourceType::exportable()
+        .map(|resource_type| match resource_type.as_str() {
+            "OperationDefinition" => definition.clone(),
+            name => json!({ "type": name, "documentation": "Exported by the operation export." }),
+        })
+        .chain([binary])
+        .collect()
+}
+
+fn export_definition(base: &str) -> Value {
+    let mut definition = operation(
+        base,
+        EXPORT,
+        "export",
+        "FHIR Bulk Data System Level Export",
+        "Starts an export of all resources the caller may have. Needs the header Prefer: respond-async; answers 202 \
+         with the poll URL in Content-Location.",
+    );
+    definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export");
+    definition["parameter"] = json!([
+        parameter(
+            "_outputFormat",
+            "string",
+            "1",
+            "application/fhir+ndjson (the default), application/ndjson or ndjson."
+        ),
+        parameter("_type", "string", "*", "Comma-separated resource types; absent: all the caller may have."),
+        parameter(
+            "_since",
+            "instant",
+            "1",
+            "Only resources whose meta.lastUpdated is later; deletions come in `deleted`."
+        ),
+        parameter(
+            "_until",
+            "instant",
+            "1",
+            "Only resources whose meta.lastUpdated is earlier. Not a look into the past: \
+            a resource changed again since is left out."
+        ),
+        parameter(
+            "_exportId",
+            "string",
+            "1",
+            "The client's own name for the export; stands in meta.extension of the files."
+        ),
+    ]);
+    definition
+}
+
+fn poll_status_definition(base: &str) -> Value {
+    let mut definition = operation(
+        base,
+        POLL_STATUS,
+        "export-poll-status",
+        "Status of a FHIR Bulk Data Export",
+        "202 with X-Progress while the export runs, 200 with the manifest when it is complete. DELETE cancels it.",
+    );
+    definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export-poll-status");
+    definition["parameter"] = json!([parameter("_jobId", "string", "1", "The export.")]);
+    definition
+}
+
+fn operation(base: &str, id: &str, code: &str, title: &str, description: &str) -> Value {
+    let name: String = code
+        .split('-')
+        .map(|word| word.get(..1).unwrap_or_default().to_uppercase() + word.get(1..).unwrap_or_default())
+        .collect();
+    json!({
+        "resourceType": "OperationDefinition",
+        "id": id,
+        "url": format!("{base}/OperationDefinition/{id}"),
+        "name": name,
+        "title": title,
+        "status": "active",
+        "kind": "operation",
+        "description": description,
+        "affectsState": false,
+        "code": code,
+        "system": true,
+        "type": false,
+        "instance": false,
+    })
+}
+
+fn parameter(name: &str, value_type: &str, max: &str, documentation: &str) -> Value {
+    json!({ "name": name, "use": "in", "min": 0, "max": max, "documentation": documentation, "type": value_type })
+}

@@ -1,0 +1,187 @@
+//! `[base]/$export-poll-status?_jobId=`: how a job stands, the manifest, and the end of a job (rules C, D).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::{RawQuery, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::App;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::kick_off::parameters_in_json;
+use super::response::outcome_response;
+use crate::config::{DeleteCompleted, Progress};
+use crate::export::job::{self, Job, State as JobState};
+use crate::export::manifest::manifest;
+use crate::export::part::progress;
+use crate::fhir::instant;
+use crate::fhir::outcome::{Issue, IssueType, Severity};
+use crate::fhir::parameters::{self, Parameter};
+use crate::identity::Principal;
+
+/// Never longer between two polls: an export that has just finished should not wait for its client.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// GET: the job is in the query.
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    poll(&app, &caller, job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
+}
+
+/// POST: the job may be in a Parameters resource (rule C13).
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    parameters_in_json(&headers, &body)?;
+    let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
+    parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
+    poll(&app, &caller, job_id(&parameters)?).await
+}
+
+/// The id asked for, as it was written.
+struct JobId {
+    text: String,
+    id: Option<Uuid>,
+}
+
+fn job_id(parameters: &[Parameter]) -> Result<JobId, ApiError> {
+    let mut ids = parameters.iter().filter(|parameter| parameter.name == "_jobId");
+    match (ids.next(), ids.next()) {
+        (Some(Parameter { value, .. }), None) if !value.is_empty() => Ok(JobId {
+            text: value.chars().filter(|c| !c.is_control()).take(64).collect(),
+            id: Uuid::parse_str(value).ok(),
+        }),
+        (None | Some(_), None) => Err(ApiError::invalid(
+            "$export-poll-status requires a job ID, please provide the value of target jobId: ?_jobId=…",
+        )),
+        (_, Some(_)) => Err(ApiError::invalid("_jobId may be given once.")),
+    }
+}
+
+async fn find(app: &App, caller: &Principal, job: &JobId) -> Result<Job, ApiError> {
+    let found = match job.id {
+        Some(id) => job::find_for(&app.pool, id, &caller.owner).await?,
+        None => None,
+    };
+    found.filter(|job| job.state != JobState::Cancelled).ok_or_else(|| {
+        ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", job.text))
+    })
+}
+
+async fn poll(app: &App, caller: &Principal, id: JobId) -> Result<Response, ApiError> {
+    let job = find(app, caller, &id).await?;
+    match job.state {
+        JobState::Accepted | JobState::Running => in_progress(app, &job).await,
+        JobState::Completed => {
+            let manifest = manifest(&app.pool, &job, &app.base, app.authenticator.requires_token()).await?;
+            let headers = [(CONTENT_TYPE, "application/json".to_owned()), (EXPIRES, http_date(job.expires_at))];
+            Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
+        }
+        JobState::Failed | JobState::Cancelled => {
+            let text = job.failure.unwrap_or_else(|| "The export failed.".to_owned());
+            let issue = Issue::error(IssueType::Processing, text);
+            let mut response = outcome_response(StatusCode::INTERNAL_SERVER_ERROR, &[issue]);
+            if let Ok(expires) = http_date(job.expires_at).parse() {
+                response.headers_mut().insert(EXPIRES, expires);
+            }
+            Ok(response)
+        }
+    }
+}
+
+async fn in_progress(app: &App, job: &Job) -> Result<Response, ApiError> {
+    let text = match app.config.wire.progress() {
+        Progress::Percent => percent_text(app, job).await?,
+        Progress::Hapi => hapi_text(job),
+    };
+    let headers = [
+        (RETRY_AFTER.as_str(), retry_after(job.age).as_secs().to_string()),
+        ("x-progress", text),
+        (CONTENT_LENGTH.as_str(), "0".to_owned()),
+    ];
+    Ok((StatusCode::ACCEPTED, headers).into_response())
+}
+
+async fn percent_text(app: &App, job: &Job) -> Result<String, ApiError> {
+    if job.state == JobState::Accepted {
+        return Ok("0% - waiting to start".to_owned());
+    }
+    let progress = progress(&app.pool, job.id).await?;
+    Ok(format!("{}% - {} of about {} resources", progress.percent(), progress.written, progress.expected))
+}
+
+/// HAPI's words (rules A19, C3).
+fn hapi_text(job: &Job) -> String {
+    let (status, at) = match job.started_at {
+        None => ("QUEUED", job.accepted_at),
+        Some(started_at) => ("IN_PROGRESS", started_at),
+    };
+    let at = instant::format(at);
+    format!("Build in progress - Status set to {status} at {}+00:00", at.trim_end_matches('Z'))
+}
+
+/// A tenth of the job's age: soon for a job that may be done in a moment, rarely for one that takes hours (rule C4).
+fn retry_after(age: f64) -> Duration {
+    Duration::try_from_secs_f64(age / 10.0).unwrap_or(Duration::ZERO).clamp(Duration::from_secs(1), LONGEST_WAIT)
+}
+
+fn http_date(at: Option<OffsetDateTime>) -> String {
+    at.map(|at| httpdate::fmt_http_date(SystemTime::from(at))).unwrap_or_default()
+}
+
+/// DELETE: ends a job, or says that its files are needed no more (rules D, K3).
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let id = job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?;
+    let job = find(&app, &caller, &id).await?;
+    let is_finished = matches!(job.state, JobState::Completed | JobState::Failed);
+    if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files).await? {
+        tracing::info!(job.id = %job.id, "cancelled by its owner");
+        return Ok(done(format!("Job instance {} successfully cancelled.", job.id)));
+    }
+    match app.config.wire.delete_completed() {
+        DeleteCompleted::Purge => {
+            job::discard(&app.pool, job.id).await?;
+            tracing::info!(job.id = %job.id, "discarded by its owner");
+            Ok(done(format!("Job instance {} and its files are removed.", job.id)))
+        }
+        DeleteCompleted::Ehealth => Err(ApiError::not_found(format!(
+            "Job instance {} was already cancelled or has completed.  Nothing to do.",
+            job.id
+        ))),
+    }
+}
+
+fn done(text: String) -> Response {
+    let issue = Issue { severity: Severity::Information, code: IssueType::Informational, text };
+    outcome_response(StatusCode::ACCEPTED, &[issue])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // C4
+    #[test]
+    fn the_wait_grows_with_the_age_of_the_job() {
+        let seconds = |age| retry_after(age).as_secs();
+        assert_eq!((seconds(0.0), seconds(-5.0), seconds(9.0)), (1, 1, 1));
+        assert_eq!((seconds(100.0), seconds(100_000.0)), (10, 60));
+    }
+}

@@ -1,0 +1,76 @@
+//! Accepts connections: a bounded number, none for ever. hyper itself has no limit on a client that stalls.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+
+use crate::config;
+use crate::shutdown::Shutdown;
+
+/// After an accept that failed, usually for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` goes soft, then lets open connections finish until it goes hard.
+pub(crate) async fn serve(listener: TcpListener, router: Router, config: config::Http, shutdown: Shutdown) {
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = shutdown.soft.cancelled() => break,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let Ok(stream) = prepare(stream, config.stall_timeout) else { continue };
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()));
+        let connection = connections.watch(connection);
+        let hard = shutdown.hard.clone();
+        tokio::spawn(async move {
+            // An error here is a client that went away or was too slow: nothing to be done.
+            tokio::select! {
+                _ = connection => {}
+                () = hard.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    tokio::select! {
+        () = connections.shutdown() => {}
+        () = shutdown.hard.cancelled() => tracing::warn!("connections were still open and are cut"),
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // Never closed, so this always gives one.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            None
+        }
+    }
+}
+
+fn prepare(stream: TcpStream, stall_timeout: Duration) -> io::Result<TimeoutStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_read_timeout(Some(stall_timeout));
+    stream.set_write_timeout(Some(stall_timeout));
+    Ok(stream)
+}

@@ -1,0 +1,254 @@
+//! Who calls, and what they may do: everything else asks the [`Principal`], never the token
+//! (DESIGN.md, section 6).
+//!
+//! Owns authentication: `auth.mode = "none"` (one anonymous owner) and bearer tokens (RFC 6750) of
+//! any number of OpenID Connect issuers (rules A27 to A35, I1 to I3). [`token`] verifies,
+//! [`issuer`] keeps the keys, [`ehealth`] turns claims into rights.
+//!
+//! Neither tokens nor subjects nor claims are ever logged or shown by `Debug`; errors carry fixed
+//! texts only.
+
+mod config;
+mod ehealth;
+mod issuer;
+mod keys;
+mod source;
+#[cfg(test)]
+mod testing;
+mod token;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::time::Duration;
+
+use crate::fhir::resource_type::ResourceType;
+use config::Profile;
+use issuer::Issuer;
+use token::{Acceptance, Unverified};
+
+pub(crate) use config::IssuerConfig;
+
+/// The widest tolerance for clocks that differ (rule I2).
+const MAX_LEEWAY: Duration = Duration::from_secs(60);
+
+/// To whom a job and its files belong: the issuer and its name for the user, as two issuers may use
+/// the same name.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owner").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// The resource types a caller may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TypeGrant {
+    All,
+    Only(BTreeSet<ResourceType>),
+}
+
+impl TypeGrant {
+    /// Whether resources of this type may be handed to the caller.
+    pub(crate) fn allows(&self, resource_type: ResourceType) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(types) => types.contains(&resource_type),
+        }
+    }
+}
+
+/// A caller, with the rights of the token of this very request (rule I5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Principal {
+    pub(crate) owner: Owner,
+    pub(crate) may_export: bool,
+    pub(crate) may_read_files: bool,
+    pub(crate) types: TypeGrant,
+}
+
+impl Principal {
+    fn anonymous() -> Self {
+        Self {
+            owner: Owner { issuer: String::new(), subject: "anonymous".to_owned() },
+            may_export: true,
+            may_read_files: true,
+            types: TypeGrant::All,
+        }
+    }
+}
+
+/// Why a caller is not let in. No text holds any part of a token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// 401, without an error code in the challenge (RFC 6750, section 3.1).
+    #[error("a bearer token is required")]
+    NoToken,
+    /// 401 `invalid_token`.
+    #[error("the bearer token is not accepted: {reason}")]
+    InvalidToken { reason: &'static str },
+    /// 401 `invalid_token`.
+    #[error("the bearer token has expired")]
+    Expired,
+    /// 403: a good token, but of a kind of user who may not use this server.
+    #[error("this kind of user may not use this server")]
+    NotAllowed,
+    /// 503: the issuer's keys cannot be had, so no token of it can be judged.
+    #[error("the signing keys of {issuer} are not available")]
+    Unavailable { issuer: String },
+    /// At start only.
+    #[error("auth: {problem}")]
+    Configuration { problem: String },
+}
+
+/// Turns the `Authorization` header of a request into its [`Principal`]. Built once, at start.
+pub(crate) struct Authenticator(Mode);
+
+enum Mode {
+    Anonymous,
+    /// By `iss`, exactly as written.
+    Token(HashMap<String, Trusted>),
+}
+
+/// An issuer whose tokens are accepted.
+struct Trusted {
+    config: IssuerConfig,
+    acceptance: Acceptance,
+    issuer: Issuer,
+}
+
+impl Authenticator {
+    /// `auth.mode = "none"`: every caller is the same owner and may do everything, whatever header
+    /// is sent.
+    pub(crate) fn anonymous() -> Self {
+        Self(Mode::Anonymous)
+    }
+
+    /// `auth.mode = "token"`: bearer tokens of these issuers. Reads key files, but asks nothing of
+    /// the network.
+    pub(crate) fn token(issuers: Vec<IssuerConfig>, leeway: Duration) -> Result<Self, Error> {
+        Self::with_pace(issuers, leeway, issuer::Pace::default())
+    }
+
+    fn with_pace(issuers: Vec<IssuerConfig>, leeway: Duration, pace: issuer::Pace) -> Result<Self, Error> {
+        if leeway > MAX_LEEWAY {
+            return Err(configuration("the leeway may be 60 seconds at most"));
+        }
+        if issuers.is_empty() {
+            return Err(configuration("token mode needs at least one issuer"));
+        }
+        let mut trusted = HashMap::with_capacity(issuers.len());
+        for config in issuers {
+            let name = config.issuer.clone();
+            if trusted.insert(name.clone(), Trusted::new(config, leeway, pace)?).is_some() {
+                return Err(configuration(format!("issuer `{name}` is configured twice")));
+            }
+        }
+        Ok(Self(Mode::Token(trusted)))
+    }
+
+    /// Who sent this `Authorization` header.
+    pub(crate) async fn authenticate(&self, authorization: Option<&str>) -> Result<Principal, Error> {
+        let Mode::Token(issuers) = &self.0 else {
+            return Ok(Principal::anonymous());
+        };
+        let token = Unverified::read(token::bearer(authorization)?)?;
+        let issuer =
+            issuers.get(&token.issuer).ok_or(Error::InvalidToken { reason: "its issuer is not trusted here" })?;
+        issuer.authenticate(&token).await
+    }
+
+    /// Whether callers must bring a token.
+    pub(crate) fn requires_token(&self) -> bool {
+        matches!(self.0, Mode::Token(_))
+    }
+}
+
+impl Trusted {
+    fn new(config: IssuerConfig, leeway: Duration, pace: issuer::Pace) -> Result<Self, Error> {
+        let issuer = Issuer::new(&config, pace)?;
+        Ok(Self { acceptance: Acceptance::new(&config, leeway), config, issuer })
+    }
+
+    async fn authenticate(&self, token: &Unverified<'_>) -> Result<Principal, Error> {
+        let algorithm = self.acceptance.algorithm(token)?;
+        let key = self.issuer.key(token.key_id.as_deref(), algorithm).await?;
+        match self.config.profile {
+            Profile::Ehealth => {
+                let claims: ehealth::Claims = self.acceptance.verify(token, algorithm, &key)?;
+                claims.into_principal(&self.config.user_types)
+            }
+        }
+    }
+}
+
+fn configuration(problem: impl Into<String>) -> Error {
+    Error::Configuration { problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{self, Key, claims};
+    use super::*;
+
+    #[tokio::test]
+    async fn anonymous_ignores_any_header() {
+        let authenticator = Authenticator::anonymous();
+        assert!(!authenticator.requires_token());
+        for header in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Bearer x.y.z")] {
+            let principal = authenticator.authenticate(header).await.unwrap();
+            assert_eq!(principal.owner.issuer, "");
+            assert_eq!(principal.owner.subject, "anonymous");
+            assert!(principal.may_export && principal.may_read_files);
+            assert!(principal.types.allows(ResourceType::PATIENT));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_subject_at_two_issuers_is_two_owners() {
+        let (first, second) = (Key::es256("one"), Key::es256("two"));
+        let (first_file, second_file) = (testing::file(&[&first]), testing::file(&[&second]));
+        let authenticator = Authenticator::token(
+            vec![
+                testing::config("https://first.example", Some(&first_file)),
+                testing::config("https://second.example", Some(&second_file)),
+            ],
+            MAX_LEEWAY,
+        )
+        .unwrap();
+        assert!(authenticator.requires_token());
+        let mut owners = Vec::new();
+        for (key, issuer) in [(&first, "https://first.example"), (&second, "https://second.example")] {
+            let header = format!("bEARER {}", key.token(&claims(issuer)));
+            owners.push(authenticator.authenticate(Some(&header)).await.unwrap().owner);
+        }
+        assert_eq!(owners[0].subject, owners[1].subject);
+        assert_ne!(owners[0], owners[1]);
+        // One issuer's key does not vouch for the other.
+        let header = format!("Bearer {}", first.token(&claims("https://second.example")));
+        assert!(matches!(authenticator.authenticate(Some(&header)).await, Err(Error::InvalidToken { .. })));
+    }
+
+    #[test]
+    fn debug_keeps_the_subject_secret() {
+        let shown = format!("{:?}", Principal::anonymous());
+        assert!(!shown.contains("anonymous"), "{shown}");
+    }
+
+    #[test]
+    fn configuration_is_checked_at_start() {
+        let file = testing::file(&[&Key::es256("one")]);
+        let config = || testing::config("https://first.example", Some(&file));
+        for (issuers, leeway) in [
+            (vec![], MAX_LEEWAY),
+            (vec![config(), config()], MAX_LEEWAY),
+            (vec![config()], MAX_LEEWAY + Duration::from_secs(1)),
+        ] {
+            assert!(matches!(Authenticator::token(issuers, leeway), Err(Error::Configuration { .. })));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A JSON Web Key Set (RFC 7517), reduced to the keys that can verify a signature here.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+
+use super::config::SigningAlgorithm;
+
+/// The public signing keys of an issuer.
+#[derive(Default)]
+pub(super) struct KeySet(Vec<Key>);
+
+struct Key {
+    id: Option<String>,
+    kind: Kind,
+    /// The only algorithm the key may be used with, if it says so.
+    only: Option<SigningAlgorithm>,
+    key: DecodingKey,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Rsa,
+    P256,
+    P384,
+}
+
+/// Why a set has no key for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// Perhaps it is newer than the set.
+    Unknown,
+    /// The key named is not for the token's algorithm.
+    Misfit,
+    /// The token names no key and more than one fits.
+    Ambiguous,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<serde_json::Value>,
+}
+
+impl KeySet {
+    /// Keys that cannot be used (unknown kinds, encryption keys, secrets) are left out, as RFC
+    /// 7517, section 5, asks.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let document: Document = serde_json::from_slice(json)?;
+        Ok(Self(document.keys.into_iter().filter_map(Key::read).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key a token was signed with, if its header tells the truth.
+    pub(super) fn find(&self, id: Option<&str>, algorithm: SigningAlgorithm) -> Result<DecodingKey, NoKey> {
+        let named = |key: &&Key| id.is_none() || key.id.as_deref() == id;
+        let mut fitting = self.0.iter().filter(named).filter(|key| key.fits(algorithm));
+        match (fitting.next(), fitting.next()) {
+            (Some(key), None) => Ok(key.key.clone()),
+            (Some(_), Some(_)) => Err(NoKey::Ambiguous),
+            (None, _) if id.is_some() && self.0.iter().any(|key| named(&key)) => Err(NoKey::Misfit),
+            (None, _) => Err(NoKey::Unknown),
+        }
+    }
+}
+
+impl Key {
+    fn read(json: serde_json::Value) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_value(json).ok()?;
+        let kind = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Kind::Rsa,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Kind::P256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => Kind::P384,
+            _ => return None,
+        };
+        if !is_for_signatures(&jwk) {
+            return None;
+        }
+        let only = match jwk.common.key_algorithm {
+            None => None,
+            Some(algorithm) => Some(SigningAlgorithm::from_jwa(Algorithm::try_from(algorithm).ok()?)?),
+        };
+        let key = DecodingKey::from_jwk(&jwk).ok()?;
+        Some(Self { id: jwk.common.key_id, kind, only, key })
+    }
+
+    fn fits(&self, algorithm: SigningAlgorithm) -> bool {
+        let kind = match algorithm {
+            SigningAlgorithm::RS256 | SigningAlgorithm::RS384 | SigningAlgorithm::RS512 | SigningAlgorithm::PS256 => {
+                Kind::Rsa
+            }
+            SigningAlgorithm::ES256 => Kind::P256,
+            SigningAlgorithm::ES384 => Kind::P384,
+        };
+        self.kind == kind && self.only.is_none_or(|only| only == algorithm)
+    }
+}
+
+fn is_for_signatures(jwk: &Jwk) -> bool {
+    let usage = jwk.common.public_key_use.as_ref();
+    let operations = jwk.common.key_operations.as_ref();
+    usage.is_none_or(|usage| *usage == PublicKeyUse::Signature)
+        && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::Key as TestKey;
+    use super::SigningAlgorithm::{ES256, ES384, PS256, RS256};
+    use super::*;
+
+    fn set(keys: &[Value]) -> KeySet {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    }
+
+    fn with(key: &TestKey, field: &str, value: Value) -> Value {
+        let mut jwk = key.jwk();
+        jwk[field] = value;
+        jwk
+    }
+
+    #[test]
+    fn a_key_must_fit_the_algorithm() {
+        let (p256, p384) = (TestKey::es256("a"), TestKey::es384("b"));
+        let rsa = TestKey::rs256("c");
+        let keys = set(&[p256.jwk(), p384.jwk(), with(&rsa, "alg", json!("RS256"))]);
+        let verdict = |id: &str, algorithm| keys.find(Some(id), algorithm).err();
+        assert_eq!(verdict("a", ES256), None);
+        assert_eq!(verdict("b", ES384), None);
+        assert_eq!(verdict("c", RS256), None);
+        assert_eq!(verdict("a", ES384), Some(NoKey::Misfit));
+        assert_eq!(verdict("b", ES256), Some(NoKey::Misfit));
+        assert_eq!(verdict("c", ES256), Some(NoKey::Misfit));
+        assert_eq!(verdict("c", PS256), Some(NoKey::Misfit), "the key says RS256");
+        assert_eq!(verdict("d", ES256), Some(NoKey::Unknown));
+    }
+
+    #[test]
+    fn without_a_kid_exactly_one_key_must_fit() {
+        let (one, two) = (TestKey::es256("a"), TestKey::es256("b"));
+        let p384 = TestKey::es384("c");
+        assert!(set(&[one.jwk(), p384.jwk()]).find(None, ES256).is_ok());
+        assert_eq!(set(&[one.jwk(), two.jwk()]).find(None, ES256).err(), Some(NoKey::Ambiguous));
+        assert_eq!(set(&[p384.jwk()]).find(None, ES256).err(), Some(NoKey::Unknown));
+    }
+
+    #[test]
+    fn unusable_keys_are_left_out() {
+        let key = TestKey::es256("a");
+        let unusable = [
+            json!({ "kty": "oct", "kid": "a", "k": "c2VjcmV0" }),
+            json!({ "kty": "OKP", "kid": "a", "crv": "Ed25519", "x": "AAAA" }),
+            json!({ "kty": "AKP", "kid": "a" }),
+            json!("no object"),
+            with(&key, "use", json!("enc")),
+            with(&key, "key_ops", json!(["encrypt"])),
+            with(&key, "alg", json!("ECDH-ES")),
+            with(&key, "alg", json!("HS256")),
+            with(&key, "x", json!("***")),
+        ];
+        for jwk in &unusable {
+            assert!(set(std::slice::from_ref(jwk)).is_empty(), "{jwk}");
+        }
+        assert!(set(&[unusable[0].clone(), key.jwk()]).find(Some("a"), ES256).is_ok());
+        assert!(KeySet::parse(b"{}").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! The versioned store. Every row of `resource` is one version, valid from `last_updated` until `superseded_at`;
+//! the state at an instant is a predicate over these two, whoever asks and whenever.
+
+pub mod body;
+pub(crate) mod clock;
+pub mod load;
+pub(crate) mod prune;
+pub(crate) mod read;
+pub(crate) mod sample;
+pub mod write;

@@ -1,0 +1,81 @@
+//! How versions are dated, and the transaction time of an export. Only the database's clock counts.
+//!
+//! A writer takes the writers' lock shared and **after that, in a later statement**, reads the clock (`now()` would be
+//! from before the wait). The planner of an export takes the same lock exclusively while it takes its transaction
+//! time T, and T is remembered. So every committed version is dated at or before T, and every later one after it:
+//! nothing is on both sides and nothing on neither, also when the clock steps back.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+
+use crate::database::code;
+
+/// The advisory lock between writers (shared) and planners (exclusive).
+const WRITERS_LOCK: i64 = 0x0066_6869_7200_0001;
+/// A waiting planner holds up new writers: it gives way after this long and asks again.
+const PLANNER_WAITS_MS: &str = "100";
+
+/// Takes the writers' lock until the end of the transaction, and gives the date for the versions it writes. A version
+/// that replaces one of the same or a later date is dated a millisecond after that.
+pub(super) async fn date_versions(transaction: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
+    sqlx::query!(
+        r#"-- resource.clock.write
+        select pg_advisory_xact_lock_shared($1) as "nothing: ()""#,
+        WRITERS_LOCK
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query_scalar!(
+        r#"-- resource.clock.date
+        select greatest(date_trunc('milliseconds', clock_timestamp()), highest + interval '1 millisecond') as "at!"
+        from transaction_time"#
+    )
+    .fetch_one(transaction)
+    .await
+}
+
+/// Takes a transaction time in a transaction of its own: it holds until the given one is committed. Waits for the
+/// writers under way; new ones wait for it, a tenth of a second at most.
+pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+    loop {
+        let mut transaction = pool.begin().await?;
+        sqlx::query!(
+            "-- resource.clock.patience
+            select set_config('lock_timeout', $1, true)",
+            PLANNER_WAITS_MS
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        let locked = sqlx::query!(
+            r#"-- resource.clock.plan
+            select pg_advisory_xact_lock($1) as "nothing: ()""#,
+            WRITERS_LOCK
+        )
+        .execute(&mut *transaction)
+        .await;
+        match locked {
+            Ok(_) => return Ok(transaction),
+            // lock_not_available
+            Err(error) if code(&error).as_deref() == Some("55P03") => {
+                transaction.rollback().await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The transaction time, under the lock of [`lock_writers_out`].
+pub(crate) async fn transaction_time(transaction: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- resource.clock.transaction_time
+        update transaction_time set highest = greatest(
+            date_trunc('milliseconds', clock_timestamp()), highest, (select max(last_updated) from resource)
+        )
+        returning highest"#
+    )
+    .fetch_one(transaction)
+    .await
+}

@@ -1,0 +1,137 @@
+//! The server: builds everything, runs it, and ends it. The only place that knows all the parts.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{AuthMode, Config};
+use crate::database::{self, Database, DiskReserve};
+use crate::export::worker::Workers;
+use crate::http::{self, App};
+use crate::identity::{self, Authenticator};
+use crate::reaper;
+use crate::shutdown::Shutdown;
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    /// The issuers of tokens are not set up correctly.
+    #[error("{0}")]
+    Identity(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The operating system refused something.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl From<identity::Error> for Error {
+    fn from(error: identity::Error) -> Self {
+        Self::Identity(error.to_string())
+    }
+}
+
+/// A server that listens, and is not running yet.
+pub(crate) struct Server {
+    database: Database,
+    config: Config,
+    api: TcpListener,
+    operator: TcpListener,
+    authenticator: Authenticator,
+    /// The FHIR base as clients see it.
+    pub(crate) base: String,
+}
+
+impl Server {
+    /// Listens. The schema is to be up to date.
+    pub(crate) async fn bind(config: Config, database: Database) -> Result<Self, Error> {
+        let authenticator = match config.auth.mode {
+            AuthMode::None => Authenticator::anonymous(),
+            AuthMode::Token => Authenticator::token(config.auth.issuers.clone(), config.auth.leeway)?,
+        };
+        let api = listen(config.http.listen).await?;
+        let operator = listen(config.operator.listen).await?;
+        let base = match &config.http.public_base_url {
+            Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+            None => format!("http://{}/fhir", api.local_addr()?),
+        };
+        Ok(Self { database, config, api, operator, authenticator, base })
+    }
+
+    /// The address of `/healthz` and `/readyz`.
+    pub(crate) fn operator_address(&self) -> std::io::Result<SocketAddr> {
+        self.operator.local_addr()
+    }
+
+    /// Runs until SIGTERM or SIGINT, and ends in good order.
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let Self { database, config, api, operator, authenticator, base } = self;
+        let shutdown = Shutdown::default();
+        let pool = database.pool();
+        let app = Arc::new(App {
+            pool: pool.clone(),
+            authenticator,
+            base,
+            disk: DiskReserve::new(&config.database, &database),
+            stopping: shutdown.soft.clone(),
+            config: config.clone(),
+        });
+
+        let tasks = TaskTracker::new();
+        let workers = Workers {
+            pool: pool.clone(),
+            listen_pool: database.work_pool(1),
+            work_pool: database.work_pool(u32::from(config.export.workers) * 2),
+            retention: config.retention.files,
+            config: config.export,
+        };
+        workers.start(&tasks, &shutdown);
+        tasks.spawn(reaper::run(database.work_pool(1), config.retention, shutdown.soft.clone()));
+        let fhir = http::router(Arc::clone(&app));
+        tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));
+        tasks.close();
+
+        // Probes are answered until all else has ended.
+        let probes = http::operator::router(app);
+        let until_end = Shutdown::default();
+        let probing = tokio::spawn(http::serve::serve(operator, probes, config.http.clone(), until_end.clone()));
+
+        let signals = tokio::spawn(shutdown.clone().on_signals(config.http.shutdown_grace));
+        tokio::select! {
+            () = tasks.wait() => {}
+            // Only an error ends this before the tasks have ended.
+            Ok(Err(error)) = signals => return Err(error.into()),
+        }
+        until_end.soft.cancel();
+        until_end.hard.cancel();
+        if let Err(error) = probing.await {
+            tracing::warn!(%error, "the operator's listener");
+        }
+        pool.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+/// A line for the person or script that started the command, on standard output.
+pub(crate) fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading any more.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
