@@ -130,6 +130,7 @@ async fn serve(config: Config, local: &LocalChoice, migrates: bool) -> Result<Ex
     }
     let server = Server::bind(config, database).await?;
     tell(&format!("serving {}", server.base));
+    tell(&format!("listening on {}", server.address()?));
     tell(&format!("probes http://{}/readyz", server.operator_address()?));
     server.run().await?;
     Ok(ExitCode::SUCCESS)

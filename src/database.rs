@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -105,10 +106,20 @@ impl Database {
     }
 
     fn pool_with(&self, connections: u32, settings: &[(&str, String)]) -> PgPool {
-        let options = self.options.clone().application_name("fhir-bulk-export").options(
+        let fixed = [
             // No plan here gains from it, and compiling one costs more than most queries take.
-            settings.iter().cloned().chain([("jit", "off".to_owned())]),
-        );
+            ("jit", "off"),
+            // A plan for any type would touch all partitions; a plan for one touches one.
+            ("plan_cache_mode", "force_custom_plan"),
+        ];
+        let settings = settings.iter().cloned();
+        let options = self
+            .options
+            .clone()
+            .application_name("fhir-bulk-export")
+            .options(settings.chain(fixed.map(|(name, value)| (name, value.to_owned()))))
+            // Reading a part takes as long as it takes; that is nothing to warn of.
+            .disable_statement_logging();
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))

@@ -70,6 +70,11 @@ impl Server {
         Ok(Self { database, config, api, operator, authenticator, base })
     }
 
+    /// The address of the FHIR API.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.api.local_addr()
+    }
+
     /// The address of `/healthz` and `/readyz`.
     pub(crate) fn operator_address(&self) -> std::io::Result<SocketAddr> {
         self.operator.local_addr()

@@ -1,0 +1,16 @@
+//! The server from outside: over HTTP, against the real binary and a real Postgres. One module for each behaviour.
+
+mod support;
+
+mod cancel;
+mod complete;
+mod download;
+mod kick_off;
+mod load;
+mod metadata;
+mod notification;
+mod operator;
+mod poll_status;
+mod retention;
+mod since;
+mod workers;

@@ -1,0 +1,21 @@
+//! What the tests are written with: a database for each, a server for each, and callers with verbs.
+
+mod client;
+mod postgres;
+mod server;
+
+pub use client::{Caller, Job, Manifest};
+pub use postgres::Database;
+pub use server::Server;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Waits until it is so, for half a minute at most.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < Duration::from_secs(30), "it never came true that {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! The real binary, serving a test's database on free ports of 127.0.0.1.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Caller, Database};
+
+pub struct Server {
+    child: Child,
+    /// Where the FHIR API is, as clients are told.
+    pub base: String,
+    /// Where it listens.
+    api: String,
+    /// Where the probes are.
+    pub probes: String,
+    log: Arc<Mutex<String>>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// A server with the default configuration.
+    pub async fn start(database: &Database) -> Self {
+        Self::start_with(database, &[]).await
+    }
+
+    /// A server with these settings, `("export.workers", "4")`.
+    pub async fn start_with(database: &Database, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fhir-bulk-export"));
+        command.arg("serve").env("DATABASE_URL", database.url());
+        let defaults = [
+            ("http.listen", "127.0.0.1:0"),
+            ("operator.listen", "127.0.0.1:0"),
+            ("log.filter", "fhir_bulk_export=debug,info"),
+        ];
+        for (key, value) in defaults.iter().chain(settings) {
+            let variable = format!("BULK_EXPORT__{}", key.to_ascii_uppercase().replace('.', "__"));
+            command.env(variable, value);
+        }
+        tokio::task::spawn_blocking(move || Self::spawn(command)).await.unwrap()
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = child.stderr.take().unwrap();
+        let into = Arc::clone(&log);
+        let reading = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stderr.read(&mut buffer) {
+                into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        });
+        let mut server =
+            Self { child, base: String::new(), api: String::new(), probes: String::new(), log, reading: Some(reading) };
+        let stdout = server.child.stdout.take().unwrap();
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(base) = line.strip_prefix("serving ") {
+                server.base = base.to_owned();
+            } else if let Some(address) = line.strip_prefix("listening on ") {
+                server.api = format!("http://{address}/fhir");
+            } else if let Some(probes) = line.strip_prefix("probes ") {
+                server.probes = probes.trim_end_matches("/readyz").to_owned();
+                return server;
+            }
+        }
+        panic!("the server did not start:\n{}", server.log());
+    }
+
+    /// The FHIR base at the address it listens on, which a proxy would use.
+    pub fn address(&self) -> String {
+        self.api.clone()
+    }
+
+    /// A caller without a token.
+    pub fn anybody(&self) -> Caller {
+        Caller::new(&self.base, None)
+    }
+
+    /// A caller with this token.
+    pub fn with_token(&self, token: &str) -> Caller {
+        Caller::new(&self.base, Some(token))
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// The most memory it ever had resident, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reading) = self.reading.take() {
+            let _ = reading.join();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}
