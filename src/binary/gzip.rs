@@ -50,14 +50,12 @@ impl Deflater {
 
 /// Inflates one chunk, whose content is known to have `bytes` bytes.
 pub(super) fn inflate(chunk: &[u8], bytes: usize) -> Result<Vec<u8>, InflateError> {
-    let mut out = Vec::with_capacity(bytes);
+    // One more than there should be, so that too much is seen.
+    let mut out = Vec::with_capacity(bytes + 1);
     let mut inflater = Decompress::new(false);
     let status = inflater.decompress_vec(chunk, &mut out, FlushDecompress::Sync)?;
-    if out.len() == bytes && matches!(status, Status::Ok | Status::BufError) {
-        Ok(out)
-    } else {
-        Err(InflateError::Length)
-    }
+    let is_whole = out.len() == bytes && inflater.total_in() == chunk.len() as u64;
+    if is_whole && status != Status::StreamEnd { Ok(out) } else { Err(InflateError::Length) }
 }
 
 /// A chunk is not what was written.

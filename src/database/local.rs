@@ -358,13 +358,16 @@ fn settings(socket_dir: &Path, keep: Keep) -> Vec<String> {
         format!("unix_socket_directories={}", socket_dir.display()),
         "unix_socket_permissions=0700".to_owned(),
         "max_connections=200".to_owned(),
-        "shared_buffers=256MB".to_owned(),
         "max_wal_size=4GB".to_owned(),
         "wal_compression=on".to_owned(),
         "log_timezone=UTC".to_owned(),
     ];
-    if keep == Keep::Nothing {
-        settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
+    if keep == Keep::Data {
+        // Memory is only taken as it is used. The indexes of a few million resources should fit.
+        settings.extend(["shared_buffers=1GB", "checkpoint_timeout=15min"].map(str::to_owned));
+    } else {
+        let fast = ["shared_buffers=128MB", "fsync=off", "synchronous_commit=off", "full_page_writes=off"];
+        settings.extend(fast.map(str::to_owned));
     }
     settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
 }

@@ -62,24 +62,36 @@ impl std::ops::AddAssign for Written {
     }
 }
 
+/// Why a transaction was not committed.
+#[derive(Debug)]
+enum Undone {
+    /// Another writer was faster with one of the resources: what was read is not what is there now.
+    Overtaken,
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Undone {
+    fn from(error: sqlx::Error) -> Self {
+        if lost_a_race(&error) { Self::Overtaken } else { Self::Database(error) }
+    }
+}
+
 /// Applies the changes in their order, all or none, in one transaction.
 ///
 /// # Errors
 /// When the database refuses; then nothing was changed.
 pub async fn write(pool: &PgPool, changes: &[Change]) -> Result<Written, sqlx::Error> {
-    let mut tries = 1;
-    loop {
+    for tries in 1..TRIES {
         match write_once(pool, changes).await {
-            Err(error) if tries < TRIES && lost_a_race(&error) => {
-                tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await;
-                tries += 1;
-            }
-            result => return result,
+            Ok(written) => return Ok(written),
+            Err(Undone::Overtaken) => tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await,
+            Err(Undone::Database(error)) => return Err(error),
         }
     }
+    Err(sqlx::Error::Protocol(format!("other writers were faster {TRIES} times")))
 }
 
-async fn write_once(pool: &PgPool, changes: &[Change]) -> Result<Written, sqlx::Error> {
+async fn write_once(pool: &PgPool, changes: &[Change]) -> Result<Written, Undone> {
     let mut transaction = pool.begin().await?;
     let at = clock::date_versions(&mut transaction).await?;
     let mut written = Written::default();
@@ -129,8 +141,8 @@ struct Current {
 
 /// The rows to insert, column by column.
 #[derive(Default)]
-struct Rows {
-    ids: Vec<String>,
+struct Rows<'a> {
+    ids: Vec<&'a str>,
     versions: Vec<i64>,
     updated: Vec<OffsetDateTime>,
     bodies: Vec<Option<String>>,
@@ -138,54 +150,120 @@ struct Rows {
     mentions: Vec<String>,
 }
 
-async fn write_type(
-    connection: &mut PgConnection,
-    at: OffsetDateTime,
-    changes: &[&Change],
-) -> Result<Written, sqlx::Error> {
+impl<'a> Rows<'a> {
+    fn push(&mut self, id: &'a str, version_id: i64, updated: OffsetDateTime, content: Content<'_>) {
+        self.ids.push(id);
+        self.versions.push(version_id);
+        self.updated.push(updated);
+        self.bodies.push(content.body);
+        // Ids have no blanks, so a list of them travels as one text: arrays of arrays cannot be unnested.
+        self.patients.push(content.patients.join(" "));
+        self.mentions.push(content.mentions.join(" "));
+    }
+}
+
+/// What a version holds.
+struct Content<'a> {
+    /// None in a tombstone.
+    body: Option<String>,
+    patients: &'a [String],
+    mentions: &'a [String],
+}
+
+impl<'a> Content<'a> {
+    fn of(resource: &'a Resource, version_id: i64, updated: OffsetDateTime) -> Self {
+        Self {
+            body: Some(resource.body(version_id, updated)),
+            patients: resource.patients(),
+            mentions: resource.mentions(),
+        }
+    }
+
+    /// A tombstone belongs to the patients of the version it ends.
+    fn tombstone_of(current: &'a Current) -> Self {
+        Self { body: None, patients: &current.patients, mentions: &current.mentions }
+    }
+}
+
+/// Writes changes to one type, no resource twice among them.
+async fn write_type(connection: &mut PgConnection, at: OffsetDateTime, changes: &[&Change]) -> Result<Written, Undone> {
     let Some(resource_type) = changes.first().map(|change| change.resource_type()) else {
         return Ok(Written::default());
     };
+    let created = create(connection, resource_type, at, changes).await?;
+    let mut written = Written { versions: created.len() as u64, ..Written::default() };
+    let others: Vec<&Change> = changes.iter().copied().filter(|change| !created.contains(change.id())).collect();
+    if !others.is_empty() {
+        written += supersede(connection, resource_type, at, &others).await?;
+    }
+    Ok(written)
+}
+
+/// Inserts as first versions what is not there yet, and gives the ids of that. Most that is loaded is new: to try is
+/// cheaper than to look first.
+async fn create(
+    connection: &mut PgConnection,
+    resource_type: ResourceType,
+    at: OffsetDateTime,
+    changes: &[&Change],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let mut rows = Rows::default();
+    for change in changes {
+        if let Change::Put(resource) = change {
+            rows.push(resource.id(), 1, at, Content::of(resource, 1, at));
+        }
+    }
+    Ok(insert(connection, resource_type, &rows).await?.into_iter().collect())
+}
+
+/// Gives a next version to what is there.
+async fn supersede(
+    connection: &mut PgConnection,
+    resource_type: ResourceType,
+    at: OffsetDateTime,
+    changes: &[&Change],
+) -> Result<Written, Undone> {
     let current = lock_current(connection, resource_type, changes).await?;
+    let find = |id: &str| {
+        let index = current.binary_search_by(|current| current.id.as_str().cmp(id)).ok()?;
+        current.get(index)
+    };
+    let missing = changes.iter().map(|change| change.id()).filter(|id| find(id).is_none()).collect::<Vec<_>>();
+    if any_current(connection, resource_type, &missing).await? {
+        return Err(Undone::Overtaken);
+    }
     let mut written = Written::default();
     let (mut closed_keys, mut closed_at) = (Vec::new(), Vec::new());
     let mut rows = Rows::default();
     for change in changes {
-        let current = current
-            .binary_search_by(|current| current.id.as_str().cmp(change.id()))
-            .ok()
-            .and_then(|index| current.get(index));
-        let version_id = current.map_or(1, |current| current.version_id + 1);
-        let last_updated = current.map_or(at, |current| at.max(current.last_updated + Duration::from_millis(1)));
-        match (change, current) {
-            (Change::Put(resource), Some(current)) if is_unchanged(resource, current) => {
+        // What is not there cannot be deleted.
+        let Some(current) = find(change.id()) else { continue };
+        let version_id = current.version_id + 1;
+        let updated = at.max(current.last_updated + Duration::from_millis(1));
+        let content = match change {
+            Change::Put(resource) if is_unchanged(resource, current) => {
                 written.unchanged += 1;
                 continue;
             }
-            (Change::Put(resource), _) => {
+            Change::Put(resource) => {
                 written.versions += 1;
-                rows.bodies.push(Some(resource.body(version_id, last_updated)));
-                rows.patients.push(resource.patients().join(" "));
-                rows.mentions.push(resource.mentions().join(" "));
+                Content::of(resource, version_id, updated)
             }
-            (Change::Delete(..), Some(current)) if current.body.is_some() => {
+            Change::Delete(..) if current.body.is_some() => {
                 written.deleted += 1;
-                rows.bodies.push(None);
-                rows.patients.push(current.patients.join(" "));
-                rows.mentions.push(current.mentions.join(" "));
+                Content::tombstone_of(current)
             }
-            (Change::Delete(..), _) => continue,
-        }
-        rows.ids.push(change.id().to_owned());
-        rows.versions.push(version_id);
-        rows.updated.push(last_updated);
-        if let Some(current) = current {
-            closed_keys.push(current.key);
-            closed_at.push(last_updated);
-        }
+            Change::Delete(..) => continue,
+        };
+        rows.push(change.id(), version_id, updated, content);
+        closed_keys.push(current.key);
+        closed_at.push(updated);
     }
     close(connection, resource_type, &closed_keys, &closed_at).await?;
-    insert(connection, resource_type, &rows).await?;
+    let inserted = insert(connection, resource_type, &rows).await?;
+    if inserted.len() != rows.ids.len() {
+        return Err(Undone::Overtaken);
+    }
     Ok(written)
 }
 
@@ -216,6 +294,28 @@ async fn lock_current(
     .await
 }
 
+/// Whether one of these has a current version. One that was not seen while it was locked has got a newer version from
+/// another writer in the meantime: a row that is replaced while a statement waits for it is not found again.
+async fn any_current(
+    connection: &mut PgConnection,
+    resource_type: ResourceType,
+    ids: &[&str],
+) -> Result<bool, sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(false);
+    }
+    sqlx::query_scalar!(
+        r#"-- resource.write.any_current
+        select exists (
+            select from resource where resource_type = $1 and id = any($2) and superseded_at = 'infinity'
+        ) as "any!""#,
+        resource_type.as_str(),
+        ids as &[&str]
+    )
+    .fetch_one(connection)
+    .await
+}
+
 async fn close(
     connection: &mut PgConnection,
     resource_type: ResourceType,
@@ -239,27 +339,32 @@ async fn close(
     Ok(())
 }
 
-async fn insert(connection: &mut PgConnection, resource_type: ResourceType, rows: &Rows) -> Result<(), sqlx::Error> {
+/// Inserts the rows whose resources have no current version, and gives the ids of those.
+async fn insert(
+    connection: &mut PgConnection,
+    resource_type: ResourceType,
+    rows: &Rows<'_>,
+) -> Result<Vec<String>, sqlx::Error> {
     if rows.ids.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    // Ids have no blanks, so a list of them travels as one text: arrays of arrays cannot be unnested.
-    sqlx::query!(
+    sqlx::query_scalar!(
         "-- resource.write.insert
         insert into resource (resource_type, id, version_id, last_updated, deleted, body, patients, mentions)
         select $1, id, version_id, last_updated, body is null, body,
             string_to_array(patients, ' '), string_to_array(mentions, ' ')
         from unnest($2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[])
-            as row (id, version_id, last_updated, body, patients, mentions)",
+            as row (id, version_id, last_updated, body, patients, mentions)
+        on conflict (resource_type, id) where superseded_at = 'infinity' do nothing
+        returning id",
         resource_type.as_str(),
-        &rows.ids,
+        &rows.ids as &[&str],
         &rows.versions,
         &rows.updated,
         &rows.bodies as &[Option<String>],
         &rows.patients,
         &rows.mentions
     )
-    .execute(connection)
-    .await?;
-    Ok(())
+    .fetch_all(connection)
+    .await
 }
