@@ -50,6 +50,9 @@ pub(crate) enum Error {
     /// Shutting down.
     #[error("stopped")]
     Stopped,
+    /// A line got lost on its way: never to be committed.
+    #[error("{read} resources were read, but {stored} stored")]
+    Incomplete { read: i64, stored: i64 },
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
     #[error("a task died: {0}")]

@@ -22,11 +22,18 @@ pub(crate) struct Files {
     chunks: i32,
     bytes: i64,
     deflated_bytes: i64,
+    /// Of the files that are whole.
+    resources: i64,
 }
 
 impl Files {
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, id: random_id(), ordinal: 0, chunks: 0, bytes: 0, deflated_bytes: 0 }
+        Self { place, id: random_id(), ordinal: 0, chunks: 0, bytes: 0, deflated_bytes: 0, resources: 0 }
+    }
+
+    /// How many resources the files written so far hold.
+    pub(crate) fn resources(&self) -> i64 {
+        self.resources
     }
 
     /// Stores what comes out of the pipeline.
@@ -76,7 +83,8 @@ impl Files {
         )
         .execute(transaction)
         .await?;
-        *self = Self { ordinal: self.ordinal + 1, ..Self::new(self.place) };
+        let resources = self.resources + end.resources;
+        *self = Self { ordinal: self.ordinal + 1, resources, ..Self::new(self.place) };
         Ok(())
     }
 }

@@ -15,6 +15,9 @@ use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
 use crate::resource::read::Slice;
 
+/// The type of the lines that tell of deletions.
+const DELETIONS: &str = "Bundle";
+
 /// What every part is run with.
 pub(super) struct Settings {
     pub(super) file_target: u64,
@@ -57,24 +60,59 @@ async fn run_on(
 
     let read = async move {
         for slice in &lease.slices {
-            read_slice(reader, slice, lease.stage, &mut lines, written).await?;
+            if let Err(stopped) = read_slice(reader, slice, lease.stage, &mut lines, written).await {
+                return stopped.into_result();
+            }
         }
+        // Deletions of all types share their files.
+        lines.end_file(DELETIONS).await.or_else(|Gone| Ok(()))
         // Here the lines are dropped, which ends the pipeline.
-        Ok(())
     };
     let store = async {
         let mut files = Files::new(Place { job: lease.job, part: lease.ordinal, kind: lease.stage.kind() });
         while let Some(packed) = chunks.recv().await {
             files.write(&mut transaction, packed).await?;
         }
-        Ok::<_, Error>(())
+        Ok::<_, Error>(files.resources())
     };
-    tokio::try_join!(read, store)?;
+    let ((), stored) = tokio::try_join!(read, store)?;
     compressor.await??;
 
-    lease.complete(&mut transaction, written.load(Ordering::Relaxed), settings.retention).await?;
+    let read = written.load(Ordering::Relaxed);
+    if stored != read {
+        return Err(Error::Incomplete { read, stored });
+    }
+    lease.complete(&mut transaction, stored, settings.retention).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// Why reading ended early.
+enum Stopped {
+    Database(sqlx::Error),
+    /// The other end of the pipeline is gone, and says why itself.
+    Gone,
+}
+
+impl Stopped {
+    fn into_result(self) -> Result<(), Error> {
+        match self {
+            Self::Database(error) => Err(error.into()),
+            Self::Gone => Ok(()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Stopped {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Gone> for Stopped {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
 }
 
 async fn read_slice(
@@ -83,33 +121,28 @@ async fn read_slice(
     stage: Stage,
     lines: &mut Lines,
     written: &AtomicI64,
-) -> Result<(), Error> {
+) -> Result<(), Stopped> {
     let mut query = match stage {
         Stage::Output => slice.bodies(),
         Stage::Deleted => slice.deletions(),
     };
     let mut rows = query.build().persistent(false).fetch(reader);
     let type_name = slice.resource_type.as_str();
-    let mut ended = Ok(());
     while let Some(row) = rows.try_next().await? {
         let text = row.try_get_raw(0)?.as_bytes().map_err(sqlx::Error::Decode)?;
-        ended = match stage {
-            Stage::Output => lines.push(text, type_name).await,
+        match stage {
+            Stage::Output => lines.push(text, type_name).await?,
             Stage::Deleted => {
                 let id = String::from_utf8_lossy(text);
-                lines.push(deletion(type_name, &id).as_bytes(), "Bundle").await
+                lines.push(deletion(type_name, &id).as_bytes(), DELETIONS).await?;
             }
-        };
-        if ended.is_err() {
-            break;
         }
         written.fetch_add(1, Ordering::Relaxed);
     }
-    if ended.is_ok() && stage == Stage::Output {
-        ended = lines.end_file(type_name).await;
+    if stage == Stage::Output {
+        lines.end_file(type_name).await?;
     }
-    // Whoever is gone at the other end has the error; this end only stops.
-    ended.or_else(|Gone| Ok(()))
+    Ok(())
 }
 
 /// The line of a deleted resource (rule E14). Neither a type nor an id has anything to escape.

@@ -1,1 +1,65 @@
-//! TODO
+//! What the server says of itself is true (rules J1-J5, A39).
+
+use serde_json::Value;
+
+use crate::support::{Database, Server};
+
+#[tokio::test]
+async fn the_capability_statement_names_what_there_is() {
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let response = anybody.get("/metadata?_format=json").send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/fhir+json; charset=UTF-8");
+    let statement: Value = response.json().await.unwrap();
+    assert_eq!((&statement["kind"], &statement["fhirVersion"]), (&"instance".into(), &"4.0.1".into()));
+    assert_eq!(statement["instantiates"][0], "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data");
+    let rest = &statement["rest"][0];
+    assert!(rest.get("security").is_none(), "without tokens there is nothing to say of them");
+    let operations: Vec<_> = rest["operation"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|operation| (operation["name"].as_str().unwrap(), operation["definition"].as_str().unwrap().to_owned()))
+        .collect();
+    let local = |id: &str| format!("{}/OperationDefinition/{id}", server.base);
+    assert!(operations.contains(&("export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export".into())));
+    assert!(operations.contains(&("export", local("-s-export"))));
+    assert!(operations.contains(&("export-poll-status", local("-s-export-poll-status"))));
+    let types: Vec<_> =
+        rest["resource"].as_array().unwrap().iter().map(|resource| resource["type"].as_str().unwrap()).collect();
+    assert_eq!(types.len(), 146);
+    let binary = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == "Binary").unwrap();
+    assert_eq!(binary["interaction"][0]["code"], "read");
+}
+
+#[tokio::test]
+async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let definition = async |id: &str| -> Value {
+        let response = anybody.get(&format!("/OperationDefinition/{id}")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    };
+    let export = definition("-s-export").await;
+    assert_eq!((&export["code"], &export["system"], &export["type"]), (&"export".into(), &true.into(), &false.into()));
+    let values = [
+        ("_outputFormat", "ndjson"),
+        ("_type", "Patient"),
+        ("_since", "2020-01-01T00:00:00Z"),
+        ("_until", "2030-01-01T00:00:00Z"),
+        ("_exportId", "x"),
+    ];
+    let names: Vec<_> =
+        export["parameter"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, values.map(|(name, _)| name));
+    for (name, value) in values {
+        anybody.kick_off(&format!("?{name}={value}")).await.completed().await;
+    }
+    let poll = definition("-s-export-poll-status").await;
+    assert_eq!(poll["parameter"][0]["name"], "_jobId");
+    anybody.refused(anybody.get("/OperationDefinition/other"), 404).await;
+}

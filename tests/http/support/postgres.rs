@@ -9,8 +9,8 @@ use fhir_bulk_export::fhir::reference::PatientBases;
 use fhir_bulk_export::fhir::resource_type::ResourceType;
 use fhir_bulk_export::resource::body::Resource;
 use fhir_bulk_export::resource::write::{Change, write};
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 
 struct Shared {
     postgres: LocalPostgres,
@@ -120,6 +120,15 @@ impl Database {
     pub async fn count(&self, from: &str) -> i64 {
         let query = format!("select count(*) from {from}");
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Lets nobody connect to this database, and ends who is; or lets everybody in again.
+    pub async fn close(&self, closed: bool) {
+        let mut admin = PgConnection::connect_with(&SHARED.postgres.options()).await.unwrap();
+        let alter = format!("alter database {} allow_connections {}", self.name, !closed);
+        sqlx::query(sqlx::AssertSqlSafe(alter)).execute(&mut admin).await.unwrap();
+        let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+        sqlx::query(terminate).bind(&self.name).execute(&mut admin).await.unwrap();
     }
 
     pub async fn execute(&self, statement: &str) {
