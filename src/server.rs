@@ -13,7 +13,7 @@ use crate::export::worker::Workers;
 use crate::http::{self, App};
 use crate::identity::{self, Authenticator};
 use crate::reaper;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Signals};
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,7 @@ pub(crate) struct Server {
     api: TcpListener,
     operator: TcpListener,
     authenticator: Authenticator,
+    signals: Signals,
     /// The FHIR base as clients see it.
     pub(crate) base: String,
 }
@@ -67,7 +68,9 @@ impl Server {
             Some(url) => url.as_str().trim_end_matches('/').to_owned(),
             None => format!("http://{}/fhir", api.local_addr()?),
         };
-        Ok(Self { database, config, api, operator, authenticator, base })
+        // Before anybody is told that the server is there.
+        let signals = Signals::catch()?;
+        Ok(Self { database, config, api, operator, authenticator, signals, base })
     }
 
     /// The address of the FHIR API.
@@ -82,7 +85,7 @@ impl Server {
 
     /// Runs until SIGTERM or SIGINT, and ends in good order.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let Self { database, config, api, operator, authenticator, base } = self;
+        let Self { database, config, api, operator, authenticator, signals, base } = self;
         let shutdown = Shutdown::default();
         let pool = database.pool();
         let app = Arc::new(App {
@@ -113,12 +116,8 @@ impl Server {
         let until_end = Shutdown::default();
         let probing = tokio::spawn(http::serve::serve(operator, probes, config.http.clone(), until_end.clone()));
 
-        let signals = tokio::spawn(shutdown.clone().on_signals(config.http.shutdown_grace));
-        tokio::select! {
-            () = tasks.wait() => {}
-            // Only an error ends this before the tasks have ended.
-            Ok(Err(error)) = signals => return Err(error.into()),
-        }
+        tokio::spawn(signals.shut_down(shutdown, config.http.shutdown_grace));
+        tasks.wait().await;
         until_end.soft.cancel();
         until_end.hard.cancel();
         if let Err(error) = probing.await {

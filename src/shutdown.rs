@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Two steps. Soft: take nothing new, finish what is under way. Hard: drop it.
@@ -12,23 +12,34 @@ pub(crate) struct Shutdown {
     pub(crate) hard: CancellationToken,
 }
 
-impl Shutdown {
-    /// Waits for SIGTERM or SIGINT and goes soft; after `grace`, or at a second signal, hard.
-    pub(crate) async fn on_signals(self, grace: Duration) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+/// SIGTERM and SIGINT, caught from when this is made.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// At the first one goes soft; after `grace`, or at a second one, hard.
+    pub(crate) async fn shut_down(mut self, shutdown: Shutdown, grace: Duration) {
+        self.next().await;
         tracing::info!("stopping: nothing new is taken");
-        self.soft.cancel();
+        shutdown.soft.cancel();
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = self.next() => {}
             () = tokio::time::sleep(grace) => {}
         }
-        self.hard.cancel();
-        Ok(())
+        shutdown.hard.cancel();
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -161,7 +161,7 @@ impl Worker {
         let running = run(&self.shared.work_pool, lease, &settings, &written, &stop);
         tokio::pin!(running);
         tokio::select! {
-            result = &mut running => return result,
+            result = &mut running => result,
             lost = self.renew_until_lost(lease, &written) => {
                 stop.cancel();
                 // It may have been committed a moment before.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::response::outcome_response;
@@ -18,13 +18,13 @@ use crate::identity;
 pub(super) struct ApiError {
     status: StatusCode,
     issues: Vec<Issue>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: IssueType, text: impl Into<Cow<'static, str>>) -> Self {
         let issues = vec![Issue::error(code, text.into())];
-        Self { status, issues, headers: HeaderMap::new() }
+        Self { status, issues, headers: Vec::new() }
     }
 
     pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
@@ -46,12 +46,12 @@ impl ApiError {
     }
 
     pub(super) fn retry_after(mut self, time: Duration) -> Self {
-        self.headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
+        self.headers.push((RETRY_AFTER, HeaderValue::from(time.as_secs().max(1))));
         self
     }
 
     fn challenge(mut self, challenge: &'static str) -> Self {
-        self.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        self.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
         self
     }
 }
@@ -75,7 +75,7 @@ impl From<sqlx::Error> for ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Invalid(issues) => Self { status: StatusCode::BAD_REQUEST, issues, headers: HeaderMap::new() },
+            Refused::Invalid(issues) => Self { status: StatusCode::BAD_REQUEST, issues, headers: Vec::new() },
             Refused::Forbidden(types) => {
                 let names: Vec<_> = types.iter().map(|t| t.as_str()).collect();
                 Self::forbidden(format!("You may not export {}.", names.join(", ")))
