@@ -214,11 +214,8 @@ mod tests {
         let read = |list: &[(&'static str, &str)]| Prefer::read(&headers(list));
         let both = Prefer { respond_async: true, lenient: true };
         assert_eq!(read(&[("prefer", "respond-async, handling=lenient")]), both);
-        assert_eq!(
-            read(&[("prefer", "Respond-Async; wait=10"), ("prefer", "handling=\"lenient\"")]).respond_async,
-            true
-        );
-        assert_eq!(read(&[("prefer", "handling=strict, handling=lenient, respond-async")]).lenient, false);
+        assert!(read(&[("prefer", "Respond-Async; wait=10"), ("prefer", "x")]).respond_async);
+        assert!(!read(&[("prefer", "handling=strict, handling=lenient, respond-async")]).lenient);
         assert_eq!(read(&[("prefer", "return=minimal")]), Prefer::default());
         let mut several = HeaderMap::new();
         several.append(PREFER, "respond-async".parse().unwrap());

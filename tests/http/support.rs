@@ -1,10 +1,12 @@
 //! What the tests are written with: a database for each, a server for each, and callers with verbs.
 
 mod client;
+mod issuer;
 mod postgres;
 mod server;
 
-pub use client::{Caller, Job, Manifest};
+pub use client::{Caller, Job};
+pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
 pub use server::Server;
 

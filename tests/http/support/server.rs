@@ -24,11 +24,11 @@ pub struct Server {
 impl Server {
     /// A server with the default configuration.
     pub async fn start(database: &Database) -> Self {
-        Self::start_with(database, &[]).await
+        Self::start_with::<&str>(database, &[]).await
     }
 
     /// A server with these settings, `("export.workers", "4")`.
-    pub async fn start_with(database: &Database, settings: &[(&str, &str)]) -> Self {
+    pub async fn start_with<V: AsRef<str>>(database: &Database, settings: &[(&str, V)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fhir-bulk-export"));
         command.arg("serve").env("DATABASE_URL", database.url());
         let defaults = [
@@ -36,7 +36,8 @@ impl Server {
             ("operator.listen", "127.0.0.1:0"),
             ("log.filter", "fhir_bulk_export=debug,info"),
         ];
-        for (key, value) in defaults.iter().chain(settings) {
+        let settings = settings.iter().map(|(key, value)| (*key, value.as_ref()));
+        for (key, value) in defaults.into_iter().chain(settings) {
             let variable = format!("BULK_EXPORT__{}", key.to_ascii_uppercase().replace('.', "__"));
             command.env(variable, value);
         }
@@ -97,13 +98,6 @@ impl Server {
 
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
-    }
-
-    /// The most memory it ever had resident, in bytes.
-    pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
     }
 }
 
