@@ -17,7 +17,7 @@ use crate::shutdown::{Shutdown, Signals};
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] database::Error),

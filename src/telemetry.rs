@@ -10,7 +10,7 @@ use crate::config::{Log, LogFormat};
 ///
 /// # Errors
 /// When the filter cannot be understood.
-pub fn start(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
+pub(crate) fn start(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter: EnvFilter = log.filter.parse()?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,6 +1,16 @@
 //! The private Postgres: commands with the same data folder share it, and it goes with the last of them, however
 //! that went (DESIGN 7).
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    unreachable_pub,
+    missing_docs,
+    reason = "as above"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,5 +1,15 @@
 //! The server from outside: over HTTP, against the real binary and a real Postgres. One module for each behaviour.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    unreachable_pub,
+    missing_docs,
+    reason = "as above"
+)]
+
 mod support;
 
 mod cancel;
