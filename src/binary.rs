@@ -6,11 +6,9 @@ pub(crate) mod ndjson;
 pub(crate) mod store;
 
 use sqlx::PgPool;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::export::request::ExportRequest;
 use crate::identity::Owner;
 
 /// Which list of the manifest a file stands in.
@@ -54,7 +52,19 @@ pub(crate) struct Binary {
     pub(crate) created_at: OffsetDateTime,
     /// Who may read it: issuer and subject of who started the export.
     pub(crate) subject: String,
-    pub(crate) request: Json<ExportRequest>,
+    /// The client's own name for the export.
+    pub(crate) export_id: Option<String>,
+}
+
+/// Why a file could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unwritten {
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("compression: {0}")]
+    Compress(#[from] flate2::CompressError),
+    #[error("a task died: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// The file, if it is this owner's and its job is completed and not expired. A foreign file and one that never was
@@ -64,7 +74,7 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
         Binary,
         r#"-- binary.find_for
         select file.id, job_id as job, resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
-            owner_subject as subject, request as "request: Json<ExportRequest>"
+            owner_subject as subject, request ->> 'export_id' as export_id
         from binary_file as file join export_job as job on job.id = job_id
         where file.id = $1 and owner_issuer = $2 and owner_subject = $3
             and state = 'completed' and expires_at > clock_timestamp()"#,

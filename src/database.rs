@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::PgPool;
+use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::config::Config;
+pub(crate) use disk::DiskReserve;
 pub use local::{LocalPostgres, default_data_dir};
 
 /// Why the database cannot be used.
@@ -135,7 +137,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
     Ok(sqlx::migrate!("./migrations").run(pool).await?)
 }
 
-pub(crate) use disk::DiskReserve;
+/// A duration as Postgres takes it.
+pub(crate) fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
+}
 
 /// Whether the statement lost to another transaction and is to be tried again: a race for the same resource
 /// (unique violation), a deadlock or a serialization failure.

@@ -25,15 +25,10 @@ pub(crate) mod worker;
 
 use std::time::Duration;
 
-use sqlx::postgres::types::PgInterval;
+use crate::binary;
 
 /// The channel on which work is announced.
 const WORK: &str = "export_work";
-
-/// A duration as Postgres takes it.
-pub(crate) fn interval(duration: Duration) -> PgInterval {
-    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
-}
 
 /// How long to wait before the next attempt after so many that failed: half a second, doubling, a minute at most.
 fn backoff(failures: i32) -> Duration {
@@ -55,8 +50,6 @@ pub(crate) enum Error {
     Incomplete { read: i64, stored: i64 },
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    #[error("a task died: {0}")]
-    Task(#[from] tokio::task::JoinError),
-    #[error("compression: {0}")]
-    Compress(#[from] flate2::CompressError),
+    #[error(transparent)]
+    File(#[from] binary::Unwritten),
 }

@@ -14,7 +14,7 @@
 //! http     → export, binary, identity, fhir
 //! export   → resource, binary, identity, fhir
 //! resource → fhir, database
-//! binary   → export's request and errors
+//! binary   → identity (whose a file is)
 //! identity → fhir
 //! config, fhir, shutdown are leaves; every module may read its own section of the configuration
 //! ```

@@ -169,7 +169,7 @@ impl Download {
             json!({ "url": format!("https://hapifhir.org/NamingSystem/{name}"), "valueString": value })
         };
         let mut extensions = Vec::new();
-        if let Some(export_id) = &binary.request.export_id {
+        if let Some(export_id) = &binary.export_id {
             extensions.push(extension("bulk-export-identifier", export_id));
         }
         extensions.push(extension("bulk-export-job-id", &binary.job.to_string()));

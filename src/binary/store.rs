@@ -7,8 +7,8 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::ndjson::{Chunk, End, Packed, pipeline};
-use super::{Binary, Place};
-use crate::export::{Error, interval};
+use super::{Binary, Place, Unwritten};
+use crate::database::interval;
 
 /// Chunks removed in one transaction.
 const REMOVED_AT_ONCE: i64 = 64;
@@ -100,7 +100,7 @@ pub(crate) async fn write_small(
     place: Place,
     resource_type: &str,
     lines: &[String],
-) -> Result<(), Error> {
+) -> Result<(), Unwritten> {
     let (mut sink, mut chunks, compressor) = pipeline(u64::MAX);
     let resource_type = resource_type.to_owned();
     let lines = lines.to_vec();

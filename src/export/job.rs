@@ -7,9 +7,10 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::WORK;
 use super::request::ExportRequest;
-use super::{WORK, interval};
 use crate::config;
+use crate::database::interval;
 use crate::identity::Owner;
 
 /// The advisory lock under which kick-offs are counted.

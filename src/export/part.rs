@@ -7,9 +7,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::request::ExportRequest;
-use super::{Error, backoff, interval, job};
+use super::{Error, backoff, job};
 use crate::binary::Kind;
 use crate::config;
+use crate::database::interval;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::read::{Slice, Window};
 

@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::part::Stage;
 use super::request::ExportRequest;
-use super::{Error, backoff, interval, job};
+use super::{Error, backoff, job};
 use crate::binary;
 use crate::config;
+use crate::database::interval;
 use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
@@ -192,7 +193,7 @@ impl Planning {
         .execute(&mut *transaction)
         .await?;
         let place = binary::Place { job: self.job, part: ordinal, kind: binary::Kind::Outcome };
-        binary::store::write_small(transaction, place, "OperationOutcome", &lines).await
+        Ok(binary::store::write_small(transaction, place, "OperationOutcome", &lines).await?)
     }
 }
 

@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::part::{Lease, Stage};
-use crate::binary::Place;
 use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
+use crate::binary::{Place, Unwritten};
 use crate::resource::read::Slice;
 
 /// The type of the lines that tell of deletions.
@@ -76,7 +76,7 @@ async fn run_on(
         Ok::<_, Error>(files.resources())
     };
     let ((), stored) = tokio::try_join!(read, store)?;
-    compressor.await??;
+    compressor.await.map_err(Unwritten::from)?.map_err(Unwritten::from)?;
 
     let read = written.load(Ordering::Relaxed);
     if stored != read {

@@ -27,7 +27,7 @@ pub(crate) fn format(instant: OffsetDateTime) -> String {
     text
 }
 
-/// Appends what [`format`] gives.
+/// Appends what [`format()`] gives.
 pub(crate) fn push(text: &mut String, instant: OffsetDateTime) {
     let utc = instant.checked_to_offset(UtcOffset::UTC).unwrap_or(instant);
     push_digits(text, u32::try_from(utc.year()).unwrap_or_default(), 4);

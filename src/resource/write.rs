@@ -1,6 +1,6 @@
 //! Puts and deletes: closes the current version of a resource and inserts the next.
 //!
-//! What a version is dated is decided in [`super::clock`].
+//! What a version is dated is decided in `resource::clock`.
 
 use std::collections::HashSet;
 use std::time::Duration;
