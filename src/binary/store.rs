@@ -130,8 +130,7 @@ pub(super) struct Stored {
     pub(super) bytes: i64,
 }
 
-/// The chunk of this number; none behind the last. While chunks are read the file is held against the reaper, but
-/// not for more than `grace` past its time.
+/// The chunk of this number; none behind the last.
 pub(super) async fn read_chunk(pool: &PgPool, binary: &Binary, ordinal: i32) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as!(
         Stored,

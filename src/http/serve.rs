@@ -70,7 +70,8 @@ async fn accept(
 fn prepare(stream: TcpStream, stall_timeout: Duration) -> io::Result<TimeoutStream<TcpStream>> {
     stream.set_nodelay(true)?;
     let mut stream = TimeoutStream::new(stream);
-    stream.set_read_timeout(Some(stall_timeout));
+    // Only for writing: reading is bounded by the time-outs of headers and requests, and while an answer is sent there is
+    // nothing to read.
     stream.set_write_timeout(Some(stall_timeout));
     Ok(stream)
 }

@@ -146,3 +146,45 @@ async fn many_slow_downloads_do_not_hold_the_database() {
         response.bytes().await.unwrap();
     }
 }
+
+/// A file that is larger than what the sockets between server and client hold.
+async fn with_a_huge_file(database: &Database, stall_timeout: &str) -> (Server, String) {
+    let text = "x".repeat(1 << 20);
+    for n in 0..24 {
+        database.put(&[&format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{text}"}}}}"#)]).await;
+    }
+    let server = Server::start_with(database, &[("http.stall_timeout", stall_timeout)]).await;
+    let url = server.anybody().kick_off("").await.completed().await.urls("output").remove(0);
+    (server, url)
+}
+
+// A slow client is served for as long as it takes something
+#[tokio::test]
+async fn a_download_may_take_longer_than_the_stall_timeout() {
+    let database = Database::create().await;
+    let (server, url) = with_a_huge_file(&database, "1s").await;
+    let mut response = server.anybody().get(&url).send().await.unwrap();
+    let length = response.content_length().unwrap();
+    let (started, mut received) = (std::time::Instant::now(), 0);
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        received += chunk.len() as u64;
+        // Four seconds for the whole, in even steps.
+        let due = std::time::Duration::from_secs_f64(4.0 * received as f64 / length as f64);
+        tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+    }
+    assert_eq!(received, length);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut_off() {
+    let database = Database::create().await;
+    let (server, url) = with_a_huge_file(&database, "500ms").await;
+    let mut response = server.anybody().get(&url).send().await.unwrap();
+    response.chunk().await.unwrap().unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let rest = async {
+        while response.chunk().await?.is_some() {}
+        Ok::<_, reqwest::Error>(())
+    };
+    assert!(rest.await.is_err(), "a connection that was cut does not look whole");
+}
