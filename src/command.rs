@@ -21,7 +21,7 @@ pub struct Command {
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ struct Common {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Run the server: the FHIR API, the workers and the reaper
+    /// Run the server: the FHIR API, the workers and the reaper; this is what is done without a command
     Serve {
         /// Do not touch the database schema; `migrate` is run apart
         #[arg(long)]
@@ -108,7 +108,7 @@ impl Command {
             anywhere: self.common.local_database,
             data_dir: self.common.data_dir.unwrap_or_else(default_data_dir),
         };
-        match self.what {
+        match self.what.unwrap_or(What::Serve { no_migrate: false }) {
             What::Serve { no_migrate } => serve(config, &local, !no_migrate).await,
             What::Load { paths } => load(&config, &local, paths).await,
             What::Demo { sample } => demo::run(config, &local, sample).await,
