@@ -46,6 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, config: config:
     }
     drop(listener);
     tokio::select! {
+        biased;
         () = connections.shutdown() => {}
         () = shutdown.hard.cancelled() => tracing::warn!("connections were still open and are cut"),
     }

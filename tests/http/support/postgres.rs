@@ -50,7 +50,7 @@ impl Database {
         {
             let _alone = shared.copying.lock().await;
             let admin = PgPoolOptions::new().max_connections(1).connect_with(shared.postgres.options()).await.unwrap();
-            let create = format!("create database {name} template template_fhir strategy file_copy");
+            let create = format!("create database {name} template template_fhir");
             sqlx::query(sqlx::AssertSqlSafe(create)).execute(&admin).await.unwrap();
             admin.close().await;
         }
