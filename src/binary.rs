@@ -52,6 +52,8 @@ pub(crate) struct Binary {
     pub(crate) created_at: OffsetDateTime,
     /// Who may read it: issuer and subject of who started the export.
     pub(crate) subject: String,
+    /// The types whose resources it tells of: reading it takes the right to each.
+    pub(crate) about: Vec<String>,
     /// The client's own name for the export.
     pub(crate) export_id: Option<String>,
 }
@@ -70,11 +72,21 @@ pub(crate) enum Unwritten {
 /// The file, if it is this owner's and its job is completed and not expired. A foreign file and one that never was
 /// look the same (rule F15).
 pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<Option<Binary>, sqlx::Error> {
+    // No id has anything else; and a NUL, which no text in Postgres may hold, would be its error.
+    if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(None);
+    }
     sqlx::query_as!(
         Binary,
         r#"-- binary.find_for
         select file.id, job_id as job, resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
-            owner_subject as subject, request ->> 'export_id' as export_id
+            owner_subject as subject, request ->> 'export_id' as export_id,
+            case kind
+                when 'output' then array[resource_type]
+                -- Deletions of all types share their files.
+                when 'deleted' then array(select jsonb_array_elements_text(request -> 'types'))
+                else '{}'
+            end as "about!"
         from binary_file as file join export_job as job on job.id = job_id
         where file.id = $1 and owner_issuer = $2 and owner_subject = $3
             and state = 'completed' and expires_at > clock_timestamp()"#,

@@ -18,6 +18,7 @@ use crate::binary::download::{Download, Representation};
 use crate::binary::{Binary, find_for};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters;
+use crate::fhir::resource_type::ResourceType;
 use crate::identity::Principal;
 
 /// GET and HEAD.
@@ -58,6 +59,7 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let binary = find_for(&app.pool, id, &caller.owner).await?.ok_or_else(unknown)?;
+    check_types(caller, &binary)?;
     let parameters = parameters::from_query(query);
     let format = parameters.iter().find(|parameter| parameter.name == "_format");
     let representation = representation(headers, format.map(|format| format.value.as_str())).ok_or_else(|| {
@@ -74,6 +76,15 @@ async fn answer(
     *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     Ok(response)
+}
+
+/// The rights of the token of this call count, not those of the kick-off (rule I5).
+fn check_types(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
+    let may_read = |name: &String| ResourceType::parse(name).is_some_and(|found| caller.types.allows(found));
+    match binary.about.iter().find(|name| !may_read(name)) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::insufficient(format!("Your token does not have the right to {name} any more."))),
+    }
 }
 
 fn file_headers(app: &App, binary: &Binary, representation: Representation) -> Result<HeaderMap, ApiError> {

@@ -42,7 +42,9 @@ impl FromRequestParts<Arc<App>> for Exporter {
         if principal.may_export {
             Ok(Self(principal))
         } else {
-            Err(ApiError::forbidden("Your token does not have the role $bulk-export, which starting an export needs."))
+            Err(ApiError::insufficient(
+                "Your token does not have the role $bulk-export, which starting an export needs.",
+            ))
         }
     }
 }
@@ -55,7 +57,7 @@ impl FromRequestParts<Arc<App>> for FileReader {
         if principal.may_read_files {
             Ok(Self(principal))
         } else {
-            Err(ApiError::forbidden("Your token does not have the role Binary.read, which reading a file needs."))
+            Err(ApiError::insufficient("Your token does not have the role Binary.read, which reading a file needs."))
         }
     }
 }

@@ -36,8 +36,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, IssueType::NotFound, text)
     }
 
-    pub(super) fn forbidden(text: impl Into<Cow<'static, str>>) -> Self {
+    fn forbidden(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, IssueType::Forbidden, text)
+    }
+
+    /// The token is good, but does not permit this (rule I1).
+    pub(super) fn insufficient(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::forbidden(text).challenge(r#"Bearer realm="fhir", error="insufficient_scope""#)
     }
 
     /// A temporary failure that says nothing about a job (rule C7).
@@ -78,7 +83,7 @@ impl From<Refused> for ApiError {
             Refused::Invalid(issues) => Self { status: StatusCode::BAD_REQUEST, issues, headers: Vec::new() },
             Refused::Forbidden(types) => {
                 let names: Vec<_> = types.iter().map(|t| t.as_str()).collect();
-                Self::forbidden(format!("You may not export {}.", names.join(", ")))
+                Self::insufficient(format!("You may not export {}.", names.join(", ")))
             }
         }
     }
@@ -109,7 +114,7 @@ impl From<identity::Error> for ApiError {
                 .challenge(r#"Bearer realm="fhir", error="invalid_token""#),
             Error::Expired => Self::new(StatusCode::UNAUTHORIZED, IssueType::Expired, text)
                 .challenge(r#"Bearer realm="fhir", error="invalid_token", error_description="The token has expired""#),
-            Error::NotAllowed => Self::forbidden(text).challenge(r#"Bearer realm="fhir", error="insufficient_scope""#),
+            Error::NotAllowed => Self::insufficient(text),
             Error::Unavailable { issuer } => {
                 tracing::error!(issuer, "no keys to check tokens with");
                 Self::unavailable("Tokens cannot be checked at the moment. Try again later.")

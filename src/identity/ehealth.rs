@@ -37,6 +37,9 @@ impl Claims {
             .flatten()
             .find(|name| !name.is_empty())
             .ok_or(token::invalid("it names no user"))?;
+        if subject.contains(char::is_control) {
+            return Err(token::invalid("the name of its user has control characters"));
+        }
         if !self.user_type.is_some_and(|user_type| user_types.contains(&user_type)) {
             return Err(Error::NotAllowed);
         }

@@ -1,9 +1,11 @@
 //! An issuer of tokens on a free port of 127.0.0.1: discovery, keys, and tokens as the eHealth Infrastructure's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -12,18 +14,28 @@ use serde_json::{Value, json};
 
 struct Key {
     id: String,
+    algorithm: Algorithm,
     encoding: EncodingKey,
 }
 
 impl Key {
-    fn new() -> Self {
-        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let id = uuid::Uuid::new_v4().to_string();
-        Self { id, encoding: EncodingKey::from_ec_der(&pair.serialize_der()) }
+    fn new(algorithm: Algorithm) -> Self {
+        let encoding = match algorithm {
+            Algorithm::RS256 => {
+                let pair = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+                // PKCS #8 wraps PKCS #1, which the signer wants, in 26 bytes.
+                EncodingKey::from_rsa_der(&pair.serialize_der()[26..])
+            }
+            _ => {
+                let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+                EncodingKey::from_ec_der(&pair.serialize_der())
+            }
+        };
+        Self { id: uuid::Uuid::new_v4().to_string(), algorithm, encoding }
     }
 
     fn jwk(&self) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.encoding, Algorithm::ES256).unwrap()).unwrap();
+        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.encoding, self.algorithm).unwrap()).unwrap();
         jwk["kid"] = json!(self.id);
         jwk
     }
@@ -32,21 +44,49 @@ impl Key {
 pub struct Issuer {
     url: String,
     key: Arc<Mutex<Key>>,
+    is_away: Arc<AtomicBool>,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl Issuer {
+    /// One that signs with ES256.
     pub async fn start() -> Self {
+        Self::start_with(Algorithm::ES256).await
+    }
+
+    /// One that signs with RS256, as Keycloak does (rule A28).
+    pub async fn start_rs256() -> Self {
+        Self::start_with(Algorithm::RS256).await
+    }
+
+    async fn start_with(algorithm: Algorithm) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let key = Arc::new(Mutex::new(Key::new()));
+        let key = Arc::new(Mutex::new(Key::new(algorithm)));
+        let is_away = Arc::new(AtomicBool::new(false));
         let discovery = json!({ "issuer": url, "jwks_uri": format!("{url}/certs") }).to_string();
-        let served = Arc::clone(&key);
+        let (served, away) = (Arc::clone(&key), Arc::clone(&is_away));
+        let certs = move || async move {
+            match away.load(Ordering::SeqCst) {
+                true => Err(StatusCode::BAD_GATEWAY),
+                false => Ok(jwks(&served)),
+            }
+        };
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(move || async move { discovery }))
-            .route("/certs", get(move || async move { json!({ "keys": [served.lock().unwrap().jwk()] }).to_string() }));
+            .route("/certs", get(certs));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, key, serving }
+        Self { url, key, is_away, serving }
+    }
+
+    /// Its keys cannot be had from now on, or can be again.
+    pub fn is_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Its public keys, as it publishes them.
+    pub fn jwks(&self) -> String {
+        jwks(&self.key)
     }
 
     pub fn url(&self) -> &str {
@@ -55,7 +95,8 @@ impl Issuer {
 
     /// Signs with a new key from now on, and publishes it.
     pub fn rotate(&self) {
-        *self.key.lock().unwrap() = Key::new();
+        let mut key = self.key.lock().unwrap();
+        *key = Key::new(key.algorithm);
     }
 
     /// A token of these claims; issuer, audience and end are added where they are not given.
@@ -64,7 +105,7 @@ impl Issuer {
         let mut all = json!({ "iss": self.url, "aud": "fhir", "exp": now + 300, "jti": uuid::Uuid::new_v4() });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let key = self.key.lock().unwrap();
-        let header = Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::ES256) };
+        let header = Header { kid: Some(key.id.clone()), ..Header::new(key.algorithm) };
         encode(&header, &all, &key.encoding).unwrap()
     }
 
@@ -72,6 +113,10 @@ impl Issuer {
     pub fn ehealth_token(&self, user_id: &str, roles: &[&str]) -> String {
         self.token(&json!({ "user_id": user_id, "user_type": "SYSTEM", "realm_access": { "roles": roles } }))
     }
+}
+
+fn jwks(key: &Mutex<Key>) -> String {
+    json!({ "keys": [key.lock().unwrap().jwk()] }).to_string()
 }
 
 impl Drop for Issuer {
