@@ -25,4 +25,5 @@ mod ownership;
 mod poll_status;
 mod retention;
 mod since;
+mod time_travel;
 mod workers;
