@@ -24,6 +24,8 @@ mod operator;
 mod ownership;
 mod poll_status;
 mod retention;
+mod roles;
 mod since;
 mod time_travel;
+mod tokens;
 mod workers;

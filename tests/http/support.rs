@@ -3,6 +3,7 @@
 mod client;
 mod issuer;
 mod postgres;
+pub mod secured;
 mod server;
 
 pub use client::{Caller, Job};
