@@ -8,24 +8,9 @@ use reqwest::Method;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Caller, Database, Server};
+use crate::support::{Caller, Database, Server, with_a_large_file};
 
 const GZIP: (&str, &str) = ("accept-encoding", "gzip");
-
-/// A server with one file of several chunks, and the file's URL.
-async fn with_a_large_file(database: &Database) -> (Server, String) {
-    // Digits of a number that repeats nowhere: they compress, but not to nothing.
-    let noise = |n: u64| (0..400).map(|i| (n * 7919 + i * i * 104_729).to_string()).collect::<String>();
-    let texts: Vec<String> = (0..1_500)
-        .map(|n| format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{}æ☃"}}}}"#, noise(n)))
-        .collect();
-    database.put(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let server = Server::start(database).await;
-    let manifest = server.anybody().kick_off("").await.completed().await;
-    assert_eq!(manifest.resources().await.len(), 1_500);
-    let url = manifest.urls("output").remove(0);
-    (server, url)
-}
 
 // F1, F3, F10-F13, F20, E17: DESIGN 4
 #[tokio::test]
@@ -70,6 +55,33 @@ async fn all_representations_hold_the_same_bytes_at_their_stated_length() {
     let resource: Value = serde_json::from_slice(&text).unwrap();
     let data = base64::engine::general_purpose::STANDARD.decode(resource["data"].as_str().unwrap()).unwrap();
     assert!(data == content);
+}
+
+// F20: base64 works in threes, and a chunk ends anywhere
+#[tokio::test]
+async fn the_resource_is_whole_wherever_its_last_chunk_ends() {
+    const CHUNK: usize = 1 << 20;
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let export = async |text: usize| {
+        let text = "x".repeat(text);
+        database.put(&[&format!(r#"{{"resourceType":"Basic","id":"b","code":{{"text":"{text}"}}}}"#)]).await;
+        anybody.kick_off("").await.completed().await.urls("output").remove(0)
+    };
+    let around = anybody.download(&export(100).await).await.len() - 100;
+    for length in [CHUNK - 1, CHUNK, CHUNK + 1, CHUNK + 2, CHUNK + 3] {
+        let url = export(length - around).await;
+        let content = anybody.download(&url).await;
+        assert_eq!(content.len(), length);
+        let resource = anybody.get(&url).header("accept", "application/fhir+json").send().await.unwrap();
+        let stated = resource.content_length().unwrap();
+        let text = resource.bytes().await.unwrap();
+        assert_eq!(text.len() as u64, stated);
+        let resource: Value = serde_json::from_slice(&text).unwrap();
+        let data = base64::engine::general_purpose::STANDARD.decode(resource["data"].as_str().unwrap()).unwrap();
+        assert!(data == content, "{length}");
+    }
 }
 
 // F18

@@ -1,12 +1,14 @@
 //! What the tests are written with: a database for each, a server for each, and callers with verbs.
 
 mod client;
+mod files;
 mod issuer;
 mod postgres;
 pub mod secured;
 mod server;
 
 pub use client::{Caller, Job};
+pub use files::with_a_large_file;
 pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
 pub use server::Server;

@@ -1,0 +1,18 @@
+//! Servers with one export and its file.
+
+use super::{Database, Server};
+
+/// A server with one file of several chunks, and the file's URL.
+pub async fn with_a_large_file(database: &Database) -> (Server, String) {
+    // Digits of a number that repeats nowhere: they compress, but not to nothing.
+    let noise = |n: u64| (0..400).map(|i| (n * 7919 + i * i * 104_729).to_string()).collect::<String>();
+    let texts: Vec<String> = (0..1_500)
+        .map(|n| format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{}æ☃"}}}}"#, noise(n)))
+        .collect();
+    database.put(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let server = Server::start(database).await;
+    let manifest = server.anybody().kick_off("").await.completed().await;
+    assert_eq!(manifest.resources().await.len(), 1_500);
+    let url = manifest.urls("output").remove(0);
+    (server, url)
+}
