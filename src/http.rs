@@ -2,6 +2,7 @@
 
 mod binary;
 mod caller;
+mod conditional;
 mod error;
 mod kick_off;
 mod metadata;

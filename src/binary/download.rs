@@ -1,6 +1,7 @@
-//! A file on its way to a client: in one of three representations, fetched and sent chunk by chunk. No database
-//! connection is held while the client is slow.
+//! A file on its way to a client: in one of three representations, whole or a range of it, fetched and sent chunk by
+//! chunk. No database connection is held while the client is slow.
 
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -12,7 +13,7 @@ use sqlx::PgPool;
 
 use super::Binary;
 use super::gzip::{self, InflateError};
-use super::store::{hold, read_chunk};
+use super::store::{find_chunk, hold, read_chunk};
 use crate::fhir::instant;
 
 /// How often a download says that it is under way; a hold lasts longer than this.
@@ -36,48 +37,72 @@ pub(crate) enum Broken {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Inflate(#[from] InflateError),
-    #[error("a chunk is missing")]
+    #[error("a chunk is missing or has another length than it was written with")]
     Missing,
     #[error("a task died: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// One download.
+/// One download. A representation is a head, the chunks in their order, and a tail; what is sent is a range of it, and
+/// no piece outside the range is fetched.
 pub(crate) struct Download {
     pool: PgPool,
     binary: Binary,
     representation: Representation,
     grace: Duration,
-    next: Step,
+    /// Where the chunks lie in the representation.
+    chunks: Range<u64>,
+    /// Which bytes of the representation are sent.
+    range: Range<u64>,
+    /// None before the first.
+    next: Option<Piece>,
+    /// Where the next piece begins in the representation.
+    at: u64,
     held: Option<Instant>,
     /// Content that does not make a whole base64 group yet: at most two bytes.
     rest: Vec<u8>,
-    sent: i64,
 }
 
-/// What is to be sent next.
-enum Step {
-    Start,
+/// What a representation is made of.
+#[derive(Clone, Copy)]
+enum Piece {
+    Head,
     Chunk(i32),
-    Done,
+    Tail,
 }
 
 impl Download {
+    /// The whole of a representation.
     pub(crate) fn new(pool: PgPool, binary: Binary, representation: Representation, grace: Duration) -> Self {
-        Self { pool, binary, representation, grace, next: Step::Start, held: None, rest: Vec::new(), sent: 0 }
+        let mut download = Self {
+            pool,
+            binary,
+            representation,
+            grace,
+            chunks: 0..0,
+            range: 0..0,
+            next: None,
+            at: 0,
+            held: None,
+            rest: Vec::new(),
+        };
+        let head = download.head().len() as u64;
+        download.chunks = head..head + download.chunks_length();
+        download.range.end = download.chunks.end + download.tail_length();
+        download
+    }
+
+    /// Only these bytes of it, of which none may be behind the end. Not for a FHIR resource: where a chunk lies in
+    /// base64 depends on those before it.
+    pub(crate) fn part(mut self, range: RangeInclusive<u64>) -> Self {
+        debug_assert!(self.representation != Representation::FhirJson, "a resource is sent as a whole");
+        self.range = *range.start()..range.end() + 1;
+        self
     }
 
     /// The exact length of what is sent.
     pub(crate) fn length(&self) -> u64 {
-        let bytes = self.binary.bytes.unsigned_abs();
-        match self.representation {
-            Representation::Gzip => self.binary.deflated_bytes.unsigned_abs() + gzip::FRAME,
-            Representation::Identity => bytes,
-            Representation::FhirJson => {
-                let (before, after) = self.envelope();
-                (before.len() + after.len()) as u64 + bytes.div_ceil(3) * 4
-            }
-        }
+        self.range.end - self.range.start
     }
 
     /// What is sent, piece by piece.
@@ -86,24 +111,57 @@ impl Download {
             let piece = download.piece().await;
             if let Err(error) = &piece {
                 tracing::error!(binary.id = download.binary.id, %error, "a download broke off");
-                download.next = Step::Done;
+                // Nothing comes after that.
+                download.range.end = download.at;
             }
             piece.transpose().map(|piece| (piece, download))
         })
     }
 
+    /// What of the next piece is in the range; none when all of the range is sent.
     async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
-        match self.next {
-            Step::Start => {
-                self.next = Step::Chunk(0);
-                Ok(Some(self.start()))
-            }
-            Step::Chunk(ordinal) => self.chunk(ordinal).await.map(Some),
-            Step::Done => Ok(None),
+        if self.at >= self.range.end {
+            return Ok(None);
         }
+        let next = match self.next {
+            Some(next) => next,
+            None => self.seek().await?,
+        };
+        let piece = match next {
+            Piece::Head => {
+                self.next = Some(Piece::Chunk(0));
+                self.head()
+            }
+            Piece::Chunk(ordinal) => self.chunk(ordinal).await?,
+            Piece::Tail if self.at == self.chunks.end => self.tail(),
+            Piece::Tail => return Err(Broken::Missing),
+        };
+        let within = |at: u64| usize::try_from(at.saturating_sub(self.at)).unwrap_or(usize::MAX).min(piece.len());
+        let wanted = within(self.range.start)..within(self.range.end);
+        self.at += piece.len() as u64;
+        Ok(Some(piece.slice(wanted)))
     }
 
-    fn start(&self) -> Bytes {
+    /// Goes to the piece in which the range begins.
+    async fn seek(&mut self) -> Result<Piece, Broken> {
+        let (piece, at) = match self.range.start {
+            start if start < self.chunks.start => (Piece::Head, 0),
+            start if start == self.chunks.start => (Piece::Chunk(0), start),
+            start if start < self.chunks.end => {
+                let is_deflated = self.representation == Representation::Gzip;
+                let byte = start - self.chunks.start;
+                let found = find_chunk(&self.pool, &self.binary.id, byte, is_deflated).await?;
+                let found = found.ok_or(Broken::Missing)?;
+                (Piece::Chunk(found.ordinal), self.chunks.start + found.offset.unsigned_abs())
+            }
+            _ => (Piece::Tail, self.chunks.end),
+        };
+        self.at = at;
+        Ok(piece)
+    }
+
+    /// What stands before the chunks.
+    fn head(&self) -> Bytes {
         match self.representation {
             Representation::Gzip => Bytes::from_static(&gzip::HEADER),
             Representation::Identity => Bytes::new(),
@@ -111,19 +169,25 @@ impl Download {
         }
     }
 
+    /// The length of what the chunks give; in base64 without the group that the tail completes.
+    fn chunks_length(&self) -> u64 {
+        let bytes = self.binary.bytes.unsigned_abs();
+        match self.representation {
+            Representation::Gzip => self.binary.deflated_bytes.unsigned_abs(),
+            Representation::Identity => bytes,
+            Representation::FhirJson => bytes / 3 * 4,
+        }
+    }
+
     async fn chunk(&mut self, ordinal: i32) -> Result<Bytes, Broken> {
         self.hold().await?;
-        if self.sent == self.binary.bytes {
-            self.next = Step::Done;
-            return Ok(self.end());
-        }
         let stored = read_chunk(&self.pool, &self.binary, ordinal).await?.ok_or(Broken::Missing)?;
-        self.sent += stored.bytes;
-        self.next = Step::Chunk(ordinal + 1);
+        let is_last = stored.end_bytes == self.binary.bytes;
+        self.next = Some(if is_last { Piece::Tail } else { Piece::Chunk(ordinal + 1) });
         if self.representation == Representation::Gzip {
             return Ok(stored.data.into());
         }
-        let bytes = usize::try_from(stored.bytes).map_err(|_| InflateError::Length)?;
+        let bytes = usize::try_from(stored.end_bytes - stored.offset_bytes).map_err(|_| InflateError::Length)?;
         let mut rest = std::mem::take(&mut self.rest);
         let is_json = self.representation == Representation::FhirJson;
         // A few milliseconds of work: too long for a thread that serves connections.
@@ -141,7 +205,8 @@ impl Download {
         Ok(piece)
     }
 
-    fn end(&self) -> Bytes {
+    /// What stands behind the chunks, when they are sent.
+    fn tail(&self) -> Bytes {
         match self.representation {
             Representation::Gzip => {
                 // The column holds a u32.
@@ -150,6 +215,17 @@ impl Download {
             }
             Representation::Identity => Bytes::new(),
             Representation::FhirJson => Bytes::from(STANDARD.encode(&self.rest) + &self.envelope().1),
+        }
+    }
+
+    fn tail_length(&self) -> u64 {
+        match self.representation {
+            Representation::Gzip => gzip::TRAILER,
+            Representation::Identity => 0,
+            Representation::FhirJson => {
+                let is_cut = !self.binary.bytes.unsigned_abs().is_multiple_of(3);
+                self.envelope().1.len() as u64 + if is_cut { 4 } else { 0 }
+            }
         }
     }
 

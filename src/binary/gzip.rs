@@ -12,8 +12,8 @@ use flate2::{
 pub(super) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// An empty block with the final bit.
 const END: [u8; 2] = [3, 0];
-/// Bytes around the chunks.
-pub(super) const FRAME: u64 = HEADER.len() as u64 + END.len() as u64 + 8;
+/// The length of the end of the stream.
+pub(super) const TRAILER: u64 = END.len() as u64 + 8;
 
 /// The end of the stream: CRC-32 and length (modulo 2^32) of the content.
 pub(super) fn trailer(crc32: u32, bytes: u64) -> [u8; 10] {

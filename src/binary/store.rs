@@ -123,11 +123,12 @@ pub(crate) async fn write_small(
     Ok(())
 }
 
-/// A chunk as it lies, and the length of its NDJSON.
+/// A chunk as it lies, and where its NDJSON begins and ends in the file's.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) data: Vec<u8>,
-    pub(super) bytes: i64,
+    pub(super) offset_bytes: i64,
+    pub(super) end_bytes: i64,
 }
 
 /// The chunk of this number; none behind the last.
@@ -135,14 +136,45 @@ pub(super) async fn read_chunk(pool: &PgPool, binary: &Binary, ordinal: i32) -> 
     sqlx::query_as!(
         Stored,
         r#"-- binary.store.read
-        select data,
-            coalesce(
+        select data, offset_bytes, coalesce(
                 (select offset_bytes from binary_chunk where binary_id = $1 and ordinal = $2 + 1), $3
-            ) - offset_bytes as "bytes!"
+            ) as "end_bytes!"
         from binary_chunk where binary_id = $1 and ordinal = $2"#,
         binary.id,
         ordinal,
         binary.bytes
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Which chunk a byte lies in.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) ordinal: i32,
+    /// Where the chunk begins, counted as the byte is.
+    pub(super) offset: i64,
+}
+
+/// The chunk in which this byte lies, counted in the chunks as they lie (`is_deflated`) or in their NDJSON. Reads no
+/// data.
+pub(super) async fn find_chunk(
+    pool: &PgPool,
+    id: &str,
+    byte: u64,
+    is_deflated: bool,
+) -> Result<Option<Found>, sqlx::Error> {
+    sqlx::query_as!(
+        Found,
+        r#"-- binary.store.find
+        select ordinal, "offset" as "offset!"
+        from binary_chunk
+        cross join lateral (values (case when $3 then offset_deflated else offset_bytes end)) as counted ("offset")
+        where binary_id = $1 and "offset" <= $2
+        order by ordinal desc limit 1"#,
+        id,
+        i64::try_from(byte).unwrap_or(i64::MAX),
+        is_deflated
     )
     .fetch_optional(pool)
     .await

@@ -1,16 +1,22 @@
-//! `[base]/Binary/<id>`: the files of an export (rules F).
+//! `[base]/Binary/<id>`: the files of an export (rules F), whole or in part, and only if the client still wants them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, ETAG, LAST_MODIFIED, VARY};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::{Path, State};
+use axum::http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    LAST_MODIFIED, VARY,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use httpdate::HttpDate;
 
 use super::App;
 use super::caller::FileReader;
+use super::conditional::{Current, Wanted, wanted};
 use super::error::ApiError;
 use super::negotiate::representation;
 use super::response::fhir_json;
@@ -26,10 +32,9 @@ pub(super) async fn read(
     State(app): State<Arc<App>>,
     FileReader(caller): FileReader,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    request: Parts,
 ) -> Result<Response, ApiError> {
-    answer(&app, &caller, &id, query.as_deref().unwrap_or_default(), &headers).await
+    answer(&app, &caller, &id, &request).await
 }
 
 /// GET and HEAD of a version: a file has only the first (rule F16).
@@ -37,13 +42,12 @@ pub(super) async fn read_version(
     State(app): State<Arc<App>>,
     FileReader(caller): FileReader,
     Path((id, version)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    request: Parts,
 ) -> Result<Response, ApiError> {
     if version != "1" {
         return Err(unknown());
     }
-    answer(&app, &caller, &id, query.as_deref().unwrap_or_default(), &headers).await
+    answer(&app, &caller, &id, &request).await
 }
 
 /// Never was, is gone, or is somebody else's (rules F15, F17).
@@ -51,31 +55,72 @@ fn unknown() -> ApiError {
     ApiError::not_found("There is no such file; it may have expired.")
 }
 
-async fn answer(
-    app: &App,
-    caller: &Principal,
-    id: &str,
-    query: &str,
-    headers: &HeaderMap,
-) -> Result<Response, ApiError> {
+async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Result<Response, ApiError> {
+    // Whether there is anything for this caller comes before what of it is wanted (RFC 9110, 13.2.1).
     let binary = find_for(&app.pool, id, &caller.owner).await?.ok_or_else(unknown)?;
     check_types(caller, &binary)?;
-    let parameters = parameters::from_query(query);
+    let parameters = parameters::from_query(request.uri.query().unwrap_or_default());
     let format = parameters.iter().find(|parameter| parameter.name == "_format");
-    let representation = representation(headers, format.map(|format| format.value.as_str())).ok_or_else(|| {
+    let format = format.map(|format| format.value.as_str());
+    let representation = representation(&request.headers, format).ok_or_else(|| {
         ApiError::new(
             StatusCode::NOT_ACCEPTABLE,
             IssueType::NotSupported,
             "A file is available as application/fhir+ndjson, and as a Binary resource in application/fhir+json.",
         )
     })?;
-    let headers = file_headers(app, &binary, representation)?;
+    let etag = etag(&binary, representation);
+    let last_modified = HttpDate::from(SystemTime::from(binary.created_at));
+    let validators = validators(app, &binary, &etag, last_modified)?;
     let download = Download::new(app.pool.clone(), binary, representation, app.config.retention.download_grace);
     let length = download.length();
+    let ranges_of = (representation != Representation::FhirJson).then_some(length);
+    match wanted(&request.method, &request.headers, &Current { etag: &etag, last_modified, ranges_of }) {
+        Wanted::Whole => Ok(sent(StatusCode::OK, download, representation, validators)),
+        Wanted::Part(range) => {
+            let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
+            let mut response = sent(StatusCode::PARTIAL_CONTENT, download.part(range), representation, validators);
+            response.headers_mut().insert(CONTENT_RANGE, header(content_range)?);
+            Ok(response)
+        }
+        Wanted::NotModified => Ok(not_modified(&request.method, length, validators)),
+        Wanted::PreconditionFailed => Err(ApiError::precondition_failed()),
+        Wanted::Unsatisfiable => Err(ApiError::unsatisfiable(length)),
+    }
+}
+
+fn sent(status: StatusCode, download: Download, representation: Representation, validators: HeaderMap) -> Response {
+    let length = download.length();
     let mut response = Response::new(Body::from_stream(download.stream()));
-    *response.headers_mut() = headers;
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    Ok(response)
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    *headers = validators;
+    let (content_type, ranges) = match representation {
+        Representation::FhirJson => (fhir_json(), "none"),
+        Representation::Identity | Representation::Gzip => {
+            (HeaderValue::from_static("application/fhir+ndjson"), "bytes")
+        }
+    };
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static(ranges));
+    if representation == Representation::Gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// Says nothing of the content but how to know it again (RFC 9110, 15.4.5).
+fn not_modified(method: &Method, length: u64, validators: HeaderMap) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    *response.headers_mut() = validators;
+    // An empty body gets a Content-Length of 0 from axum, which would be untrue of the file (8.6). hyper takes it out
+    // of the answer to a GET, but not to a HEAD.
+    if method == Method::HEAD {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response
 }
 
 /// The rights of the token of this call count, not those of the kick-off (rule I5).
@@ -87,27 +132,25 @@ fn check_types(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
     }
 }
 
-fn file_headers(app: &App, binary: &Binary, representation: Representation) -> Result<HeaderMap, ApiError> {
-    let mut headers = HeaderMap::new();
+/// Strong for the bytes of a file, another for each encoding; weak for the resource, whose JSON may change with the
+/// program (rule A24).
+fn etag(binary: &Binary, representation: Representation) -> String {
     let sha256: String = binary.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (content_type, etag) = match representation {
-        Representation::FhirJson => (fhir_json(), r#"W/"1""#.to_owned()),
-        Representation::Identity => (ndjson(), format!("\"{sha256}\"")),
-        Representation::Gzip => (ndjson(), format!("\"{sha256}-gzip\"")),
-    };
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(ETAG, header(etag)?);
-    if representation == Representation::Gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    match representation {
+        Representation::FhirJson => r#"W/"1""#.to_owned(),
+        Representation::Identity => format!("\"{sha256}\""),
+        Representation::Gzip => format!("\"{sha256}-gzip\""),
     }
-    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding, Authorization"));
-    headers.insert(LAST_MODIFIED, header(httpdate::fmt_http_date(SystemTime::from(binary.created_at)))?);
-    headers.insert(CONTENT_LOCATION, header(format!("{}/Binary/{}/_history/1", app.base, binary.id))?);
-    Ok(headers)
 }
 
-fn ndjson() -> HeaderValue {
-    HeaderValue::from_static("application/fhir+ndjson")
+/// What a client needs to know a file again: the same with and without its content.
+fn validators(app: &App, binary: &Binary, etag: &str, last_modified: HttpDate) -> Result<HeaderMap, ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ETAG, header(etag.to_owned())?);
+    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding, Authorization"));
+    headers.insert(LAST_MODIFIED, header(last_modified.to_string())?);
+    headers.insert(CONTENT_LOCATION, header(format!("{}/Binary/{}/_history/1", app.base, binary.id))?);
+    Ok(headers)
 }
 
 /// Only a public base URL with odd characters cannot be a header.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -48,6 +48,22 @@ impl ApiError {
     /// A temporary failure that says nothing about a job (rule C7).
     pub(super) fn unavailable(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, IssueType::Transient, text).retry_after(Duration::from_secs(5))
+    }
+
+    /// The client named a state of the file that is not the state it has (RFC 9110, 15.5.13).
+    pub(super) fn precondition_failed() -> Self {
+        let text = "The file is not as If-Match or If-Unmodified-Since wants it.";
+        Self::new(StatusCode::PRECONDITION_FAILED, IssueType::Processing, text)
+    }
+
+    /// The client wants bytes from behind the end; it learns where that is (RFC 9110, 15.5.17).
+    pub(super) fn unsatisfiable(length: u64) -> Self {
+        let text = format!("The range lies outside the file, which in this encoding is {length} bytes long.");
+        let mut error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, IssueType::Value, text);
+        error.headers.push((ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+        // Digits are good in a header.
+        error.headers.extend(HeaderValue::try_from(format!("bytes */{length}")).map(|range| (CONTENT_RANGE, range)));
+        error
     }
 
     pub(super) fn retry_after(mut self, time: Duration) -> Self {

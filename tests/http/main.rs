@@ -14,6 +14,7 @@ mod support;
 
 mod cancel;
 mod complete;
+mod conditional;
 mod download;
 mod ehealth;
 mod kick_off;
@@ -23,6 +24,7 @@ mod notification;
 mod operator;
 mod ownership;
 mod poll_status;
+mod range;
 mod retention;
 mod roles;
 mod since;

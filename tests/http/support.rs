@@ -1,5 +1,6 @@
 //! What the tests are written with: a database for each, a server for each, and callers with verbs.
 
+pub mod answer;
 mod client;
 mod files;
 mod issuer;
@@ -8,7 +9,7 @@ pub mod secured;
 mod server;
 
 pub use client::{Caller, Job};
-pub use files::with_a_large_file;
+pub use files::{with_a_large_file, with_a_small_file};
 pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
 pub use server::Server;

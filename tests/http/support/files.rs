@@ -16,3 +16,11 @@ pub async fn with_a_large_file(database: &Database) -> (Server, String) {
     let url = manifest.urls("output").remove(0);
     (server, url)
 }
+
+/// A server with one small file, and the file's URL.
+pub async fn with_a_small_file(database: &Database) -> (Server, String) {
+    database.put_patients(3).await;
+    let server = Server::start(database).await;
+    let url = server.anybody().kick_off("").await.completed().await.urls("output").remove(0);
+    (server, url)
+}
