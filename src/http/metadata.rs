@@ -83,6 +83,8 @@ fn resources() -> Vec<Value> {
     let binary = json!({
         "type": "Binary",
         "interaction": [{ "code": "read" }, { "code": "vread" }],
+        // If-None-Match and If-Modified-Since.
+        "conditionalRead": "full-support",
         "documentation": "The files of an export: NDJSON, or this resource for Accept: application/fhir+json.",
     });
     let definition = json!({ "type": "OperationDefinition", "interaction": [{ "code": "read" }] });

@@ -32,6 +32,7 @@ async fn the_capability_statement_names_what_there_is() {
     assert_eq!(types.len(), 146);
     let binary = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == "Binary").unwrap();
     assert_eq!(binary["interaction"][0]["code"], "read");
+    assert_eq!(binary["conditionalRead"], "full-support");
 }
 
 #[tokio::test]
