@@ -1,5 +1,6 @@
 //! The files of an export: how they are written, who may read them, and how they are sent.
 
+mod codec;
 pub(crate) mod download;
 mod gzip;
 pub(crate) mod ndjson;
@@ -63,8 +64,8 @@ pub(crate) struct Binary {
 pub(crate) enum Unwritten {
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    #[error("compression: {0}")]
-    Compress(#[from] flate2::CompressError),
+    #[error(transparent)]
+    Deflate(#[from] codec::DeflateError),
     #[error("a task died: {0}")]
     Task(#[from] tokio::task::JoinError),
 }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::Binary;
-use super::gzip::{self, InflateError};
+use super::codec::{Chosen, Codec, InflateError};
+use super::gzip;
 use super::store::{find_chunk, hold, read_chunk};
 use crate::fhir::instant;
 
@@ -192,7 +193,7 @@ impl Download {
         let is_json = self.representation == Representation::FhirJson;
         // A few milliseconds of work: too long for a thread that serves connections.
         let (piece, rest) = tokio::task::spawn_blocking(move || {
-            let content = gzip::inflate(&stored.data, bytes)?;
+            let content = Chosen::inflate(&stored.data, bytes)?;
             if !is_json {
                 return Ok((Bytes::from(content), rest));
             }

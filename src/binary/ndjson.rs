@@ -1,11 +1,10 @@
 //! Lines on their way into files: collects them into blocks, ends a file when it is large enough, and compresses
 //! block by block on a thread of its own, while the next rows are read and the last chunk is stored.
 
-use flate2::CompressError;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::gzip::Deflater;
+use super::codec::{Chosen, Codec, DeflateError};
 
 /// NDJSON in one chunk.
 pub(crate) const BLOCK: usize = 1 << 20;
@@ -63,7 +62,7 @@ pub(crate) struct Gone;
 /// Starts a pipeline: lines in, chunks out. The thread ends when the lines are dropped, or the receiver is.
 pub(crate) fn pipeline(
     file_target: u64,
-) -> (Lines, mpsc::Receiver<Packed>, tokio::task::JoinHandle<Result<(), CompressError>>) {
+) -> (Lines, mpsc::Receiver<Packed>, tokio::task::JoinHandle<Result<(), DeflateError>>) {
     let (blocks, raw) = mpsc::channel(UNDER_WAY);
     let (packed, chunks) = mpsc::channel(UNDER_WAY);
     let (emptied, empty) = mpsc::channel(UNDER_WAY + 2);
@@ -122,8 +121,8 @@ fn compress(
     mut raw: mpsc::Receiver<Raw>,
     packed: &mpsc::Sender<Packed>,
     emptied: &mpsc::Sender<Vec<u8>>,
-) -> Result<(), CompressError> {
-    let mut deflater = Deflater::new();
+) -> Result<(), DeflateError> {
+    let mut codec = Chosen::new();
     let mut scratch = Vec::new();
     let (mut crc32, mut sha256) = (crc32fast::Hasher::new(), Sha256::new());
     while let Some(message) = raw.blocking_recv() {
@@ -131,7 +130,7 @@ fn compress(
             Raw::Block(mut block) => {
                 crc32.update(&block);
                 sha256.update(&block);
-                deflater.chunk(&block, &mut scratch)?;
+                codec.deflate(&block, &mut scratch)?;
                 let bytes = i64::try_from(block.len()).unwrap_or(i64::MAX);
                 block.clear();
                 // When the way back is full, there are enough of them.
