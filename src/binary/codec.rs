@@ -1,11 +1,24 @@
-//! How chunks are made, and made whole again: a trait, and the codec for it.
+//! How chunks are made, and made whole again: one trait, and two codecs for it.
 //!
 //! A chunk is a run of raw deflate blocks (RFC 1951) that ends on a byte boundary; nothing in it refers to anything
 //! before it, and no block is the final one. So chunks can be read one by one, and put one after the other.
+//!
+//! # Why two codecs
+//!
+//! Compression is most of what an export computes. ISA-L does it for a fraction of the work, but needs an assembler and
+//! the autotools to be built, which nobody should need for a first try: it is the feature `isal`, on in the image.
+//! Either codec reads what the other wrote, so the processes at one database need not be built alike.
 
+#[cfg(feature = "isal")]
+mod isal;
+#[cfg(any(test, not(feature = "isal")))]
 mod zlib;
 
 /// The codec of this build.
+#[cfg(feature = "isal")]
+pub(super) use isal::Isal as Chosen;
+/// The codec of this build.
+#[cfg(not(feature = "isal"))]
 pub(super) use zlib::Zlib as Chosen;
 
 /// Makes chunks and reads them.
@@ -41,6 +54,8 @@ mod tests {
     use flate2::read::GzDecoder;
     use proptest::prelude::*;
 
+    #[cfg(feature = "isal")]
+    use super::isal::Isal;
     use super::zlib::Zlib;
     use super::*;
     use crate::binary::gzip;
@@ -49,6 +64,12 @@ mod tests {
     macro_rules! each_pair {
         ($check:ident($($argument:expr),*)) => {
             $check::<Zlib, Zlib>($($argument),*);
+            #[cfg(feature = "isal")]
+            {
+                $check::<Isal, Isal>($($argument),*);
+                $check::<Isal, Zlib>($($argument),*);
+                $check::<Zlib, Isal>($($argument),*);
+            }
         };
     }
 
@@ -56,6 +77,8 @@ mod tests {
     macro_rules! each_reader {
         ($check:ident($($argument:expr),*)) => {
             $check::<Zlib>($($argument),*);
+            #[cfg(feature = "isal")]
+            $check::<Isal>($($argument),*);
         };
     }
 
