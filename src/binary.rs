@@ -5,12 +5,14 @@ pub(crate) mod download;
 mod gzip;
 pub(crate) mod ndjson;
 pub(crate) mod store;
+pub(crate) mod volume;
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::identity::Owner;
+pub(crate) use volume::Volume;
 
 /// Which list of the manifest a file stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +32,13 @@ impl Kind {
     }
 }
 
-/// The part of the ledger a file belongs to.
+/// The part of the ledger a file belongs to, and where its chunks lie.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) job: Uuid,
     pub(crate) part: i32,
     pub(crate) kind: Kind,
+    pub(crate) volume: Volume,
 }
 
 /// A finished file and what is known of it.
@@ -43,6 +46,7 @@ pub(crate) struct Place {
 pub(crate) struct Binary {
     pub(crate) id: String,
     pub(crate) job: Uuid,
+    pub(crate) volume: Volume,
     pub(crate) resource_type: String,
     /// Length as NDJSON.
     pub(crate) bytes: i64,
@@ -80,7 +84,7 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
     sqlx::query_as!(
         Binary,
         r#"-- binary.find_for
-        select file.id, job_id as job, resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
+        select file.id, file.job_id as job, coalesce(number, 0) as "volume!: Volume", resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
             owner_subject as subject, request ->> 'export_id' as export_id,
             case kind
                 when 'output' then array[resource_type]
@@ -88,7 +92,9 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
                 when 'deleted' then array(select jsonb_array_elements_text(request -> 'types'))
                 else '{}'
             end as "about!"
-        from binary_file as file join export_job as job on job.id = job_id
+        from binary_file as file
+            join export_job as job on job.id = file.job_id
+            left join binary_volume as volume on volume.job_id = file.job_id
         where file.id = $1 and owner_issuer = $2 and owner_subject = $3
             and state = 'completed' and expires_at > clock_timestamp()"#,
         id,

@@ -21,6 +21,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, map_request, map_response};
 use axum::routing::get;
 use sqlx::PgPool;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -41,6 +42,8 @@ pub(crate) struct App {
     pub(crate) base: String,
     pub(crate) config: Config,
     pub(crate) disk: DiskReserve,
+    /// Tells the reaper that the files of an export are of no use any more.
+    pub(crate) useless: Arc<Notify>,
     /// Cancelled when nothing new is to be taken.
     pub(crate) stopping: CancellationToken,
 }

@@ -2,16 +2,19 @@
 //! and versions older than the history that is kept. In small transactions; any replica may do it, and several do
 //! no harm.
 
+use std::sync::Arc;
+
 use sqlx::PgPool;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::binary::store::remove_files;
+use crate::binary::volume::remove_files;
 use crate::config::Retention;
 use crate::export::job;
 use crate::resource::prune::prune;
 
-/// Sweeps now and then until it is stopped.
-pub(crate) async fn run(pool: PgPool, retention: Retention, stop: CancellationToken) {
+/// Sweeps now and then, and when it is told that something is of no use any more, until it is stopped.
+pub(crate) async fn run(pool: PgPool, retention: Retention, useless: Arc<Notify>, stop: CancellationToken) {
     loop {
         tokio::select! {
             result = sweep(&pool, &retention) => {
@@ -23,6 +26,7 @@ pub(crate) async fn run(pool: PgPool, retention: Retention, stop: CancellationTo
         }
         tokio::select! {
             () = tokio::time::sleep(retention.sweep) => {}
+            () = useless.notified() => {}
             () = stop.cancelled() => return,
         }
     }
@@ -30,10 +34,10 @@ pub(crate) async fn run(pool: PgPool, retention: Retention, stop: CancellationTo
 
 async fn sweep(pool: &PgPool, retention: &Retention) -> Result<(), sqlx::Error> {
     for id in job::without_use_of_files(pool).await? {
-        let (bytes, all_gone) = remove_files(pool, id).await?;
-        let removed = all_gone && job::remove_expired(pool, id).await?;
-        if bytes > 0 || removed {
-            tracing::info!(job.id = %id, bytes, removed, "reaped");
+        let files = remove_files(pool, id).await?;
+        let removed = files.all && job::remove_expired(pool, id).await?;
+        if files.bytes > 0 || removed {
+            tracing::info!(job.id = %id, files.bytes, removed, "reaped");
         }
     }
     let bound = job::history_bound(pool, retention.history).await?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AuthMode, Config};
@@ -88,11 +89,13 @@ impl Server {
         let Self { database, config, api, operator, authenticator, signals, base } = self;
         let shutdown = Shutdown::default();
         let pool = database.pool();
+        let useless = Arc::new(Notify::new());
         let app = Arc::new(App {
             pool: pool.clone(),
             authenticator,
             base,
             disk: DiskReserve::new(&config.database, &database),
+            useless: Arc::clone(&useless),
             stopping: shutdown.soft.clone(),
             config: config.clone(),
         });
@@ -106,7 +109,7 @@ impl Server {
             config: config.export,
         };
         workers.start(&tasks, &shutdown);
-        tasks.spawn(reaper::run(database.work_pool(1), config.retention, shutdown.soft.clone()));
+        tasks.spawn(reaper::run(database.work_pool(1), config.retention, useless, shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));
         tasks.close();

@@ -151,7 +151,7 @@ impl Download {
             start if start < self.chunks.end => {
                 let is_deflated = self.representation == Representation::Gzip;
                 let byte = start - self.chunks.start;
-                let found = find_chunk(&self.pool, &self.binary.id, byte, is_deflated).await?;
+                let found = find_chunk(&self.pool, &self.binary, byte, is_deflated).await?;
                 let found = found.ok_or(Broken::Missing)?;
                 (Piece::Chunk(found.ordinal), self.chunks.start + found.offset.unsigned_abs())
             }

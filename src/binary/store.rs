@@ -1,17 +1,13 @@
-//! The rows of files and their chunks: written in the transaction of their part, read chunk by chunk, removed in
-//! small transactions.
+//! The rows of files and their chunks: written in the transaction of their part, read chunk by chunk.
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::ndjson::{Chunk, End, Packed, pipeline};
-use super::{Binary, Place, Unwritten};
+use super::ndjson::{Chunk, End, FileSize, Packed, pipeline};
+use super::{Binary, Kind, Place, Unwritten, Volume};
 use crate::database::interval;
-
-/// Chunks removed in one transaction.
-const REMOVED_AT_ONCE: i64 = 64;
 
 /// Writes the files of one part, one after the other.
 pub(crate) struct Files {
@@ -44,11 +40,41 @@ impl Files {
         }
     }
 
+    /// Writes one more file, of lines that are there already.
+    pub(crate) async fn then_write(
+        &mut self,
+        transaction: &mut PgConnection,
+        kind: Kind,
+        resource_type: &str,
+        lines: &[String],
+    ) -> Result<(), Unwritten> {
+        self.place.kind = kind;
+        let (mut sink, mut chunks, compressor) = pipeline(FileSize::ONE);
+        let feed = async move {
+            for line in lines {
+                sink.push(line.as_bytes(), resource_type).await?;
+            }
+            sink.end_file(resource_type).await
+        };
+        let store = async {
+            while let Some(packed) = chunks.recv().await {
+                self.write(transaction, packed).await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        // Where feeding stops early, storing says why.
+        let (_, stored) = tokio::join!(feed, store);
+        stored?;
+        compressor.await??;
+        Ok(())
+    }
+
     async fn write_chunk(&mut self, transaction: &mut PgConnection, chunk: &Chunk) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "-- binary.store.chunk
-            insert into binary_chunk (binary_id, ordinal, offset_bytes, offset_deflated, data)
-            values ($1, $2, $3, $4, $5)",
+            insert into binary_chunk (volume, binary_id, ordinal, offset_bytes, offset_deflated, data)
+            values ($1, $2, $3, $4, $5, $6)",
+            self.place.volume as Volume,
             self.id,
             self.chunks,
             self.bytes,
@@ -94,35 +120,6 @@ fn random_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
-/// Writes one small file of lines that are there already.
-pub(crate) async fn write_small(
-    transaction: &mut PgConnection,
-    place: Place,
-    resource_type: &str,
-    lines: &[String],
-) -> Result<(), Unwritten> {
-    let (mut sink, mut chunks, compressor) = pipeline(u64::MAX);
-    let resource_type = resource_type.to_owned();
-    let lines = lines.to_vec();
-    let feed = async move {
-        for line in &lines {
-            sink.push(line.as_bytes(), &resource_type).await?;
-        }
-        sink.end_file(&resource_type).await
-    };
-    let store = async {
-        let mut files = Files::new(place);
-        while let Some(packed) = chunks.recv().await {
-            files.write(transaction, packed).await?;
-        }
-        Ok::<_, sqlx::Error>(())
-    };
-    let (_, stored) = tokio::join!(feed, store);
-    stored?;
-    compressor.await??;
-    Ok(())
-}
-
 /// A chunk as it lies, and where its NDJSON begins and ends in the file's.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -137,12 +134,13 @@ pub(super) async fn read_chunk(pool: &PgPool, binary: &Binary, ordinal: i32) -> 
         Stored,
         r#"-- binary.store.read
         select data, offset_bytes, coalesce(
-                (select offset_bytes from binary_chunk where binary_id = $1 and ordinal = $2 + 1), $3
+                (select offset_bytes from binary_chunk where volume = $4 and binary_id = $1 and ordinal = $2 + 1), $3
             ) as "end_bytes!"
-        from binary_chunk where binary_id = $1 and ordinal = $2"#,
+        from binary_chunk where volume = $4 and binary_id = $1 and ordinal = $2"#,
         binary.id,
         ordinal,
-        binary.bytes
+        binary.bytes,
+        binary.volume as Volume
     )
     .fetch_optional(pool)
     .await
@@ -160,7 +158,7 @@ pub(super) struct Found {
 /// data.
 pub(super) async fn find_chunk(
     pool: &PgPool,
-    id: &str,
+    binary: &Binary,
     byte: u64,
     is_deflated: bool,
 ) -> Result<Option<Found>, sqlx::Error> {
@@ -170,11 +168,12 @@ pub(super) async fn find_chunk(
         select ordinal, "offset" as "offset!"
         from binary_chunk
         cross join lateral (values (case when $3 then offset_deflated else offset_bytes end)) as counted ("offset")
-        where binary_id = $1 and "offset" <= $2
+        where volume = $4 and binary_id = $1 and "offset" <= $2
         order by ordinal desc limit 1"#,
-        id,
+        binary.id,
         i64::try_from(byte).unwrap_or(i64::MAX),
-        is_deflated
+        is_deflated,
+        binary.volume as Volume
     )
     .fetch_optional(pool)
     .await
@@ -195,54 +194,4 @@ pub(super) async fn hold(pool: &PgPool, id: &str, grace: Duration) -> Result<(),
     .execute(pool)
     .await?;
     Ok(())
-}
-
-/// Removes the files of a job but those that are held; gives how many bytes of chunks went, and whether all did.
-pub(crate) async fn remove_files(pool: &PgPool, job: Uuid) -> Result<(i64, bool), sqlx::Error> {
-    let ids = sqlx::query_scalar!(
-        "-- binary.store.removable
-        select id from binary_file
-        where job_id = $1 and (held_until is null or held_until <= clock_timestamp())",
-        job
-    )
-    .fetch_all(pool)
-    .await?;
-    let mut bytes = 0;
-    for id in &ids {
-        bytes += remove_chunks(pool, id).await?;
-        sqlx::query!("-- binary.store.remove\ndelete from binary_file where id = $1", id).execute(pool).await?;
-    }
-    let left = sqlx::query_scalar!(
-        r#"-- binary.store.left
-        select exists (select from binary_file where job_id = $1) as "left!""#,
-        job
-    )
-    .fetch_one(pool)
-    .await?;
-    Ok((bytes, !left))
-}
-
-async fn remove_chunks(pool: &PgPool, id: &str) -> Result<i64, sqlx::Error> {
-    let mut bytes = 0;
-    loop {
-        let removed = sqlx::query!(
-            r#"-- binary.store.remove_chunks
-            with removed as (
-                delete from binary_chunk
-                where binary_id = $1 and ordinal in (
-                    select ordinal from binary_chunk where binary_id = $1 order by ordinal desc limit $2
-                )
-                returning octet_length(data) as bytes
-            )
-            select count(*) as "chunks!", coalesce(sum(bytes), 0)::bigint as "bytes!" from removed"#,
-            id,
-            REMOVED_AT_ONCE
-        )
-        .fetch_one(pool)
-        .await?;
-        bytes += removed.bytes;
-        if removed.chunks < REMOVED_AT_ONCE {
-            return Ok(bytes);
-        }
-    }
 }

@@ -27,6 +27,11 @@ impl ByteSize {
         self.0
     }
 
+    #[cfg(test)]
+    pub(crate) fn mebibytes(number: u64) -> Self {
+        Self(number << 20)
+    }
+
     /// As an index type; saturates where memory is smaller than the number.
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

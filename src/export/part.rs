@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::request::ExportRequest;
 use super::{Error, backoff, job};
-use crate::binary::Kind;
+use crate::binary::ndjson::FileSize;
+use crate::binary::{Kind, Place, Volume};
 use crate::config;
 use crate::database::interval;
 use crate::fhir::resource_type::ResourceType;
@@ -59,6 +60,7 @@ pub(super) struct Lease {
     failures: i32,
     pub(super) stage: Stage,
     pub(super) slices: Vec<Slice>,
+    pub(super) file_size: FileSize,
 }
 
 struct Claimed {
@@ -135,7 +137,8 @@ async fn claim_of(
             where job_id = $1 and state <> 'done' and estimated_bytes <= $2
                 and not_before <= clock_timestamp()
                 and (state = 'pending' or lease_until < clock_timestamp())
-            order by ordinal
+            -- The large ones first, so that none is left alone at the end.
+            order by estimated_bytes desc, ordinal
             limit 1
             for update skip locked
         )
@@ -153,7 +156,7 @@ async fn claim_of(
     .fetch_optional(pool)
     .await?;
     let Some(claimed) = claimed else { return Ok(None) };
-    let lease = Lease::new(job, claimed);
+    let lease = Lease::new(job, claimed, config);
     if lease.0 {
         end_sessions_of(pool, &lease.1).await?;
     }
@@ -180,7 +183,7 @@ fn session_name(job: Uuid, ordinal: i32, attempt: i32) -> String {
 }
 
 impl Lease {
-    fn new(job: &InTurn, claimed: Claimed) -> (bool, Self) {
+    fn new(job: &InTurn, claimed: Claimed, config: &config::Export) -> (bool, Self) {
         let window = Window { at: job.transaction_time, since: job.request.since, until: job.request.until };
         let slices = claimed
             .resource_types
@@ -196,8 +199,15 @@ impl Lease {
             failures: claimed.failures,
             stage,
             slices,
+            file_size: job.request.file_size(config.file_target),
         };
         (claimed.taken_over, lease)
+    }
+
+    /// Where its files belong.
+    pub(super) async fn place(&self, connection: &mut PgConnection) -> Result<Place, sqlx::Error> {
+        let volume = Volume::of(connection, self.job).await?;
+        Ok(Place { job: self.job, part: self.ordinal, kind: self.stage.kind(), volume })
     }
 
     /// Names the session after this lease, so that whoever takes the part over can end it.

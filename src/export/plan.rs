@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::part::Stage;
 use super::request::ExportRequest;
 use super::{Error, backoff, job};
-use crate::binary;
+use crate::binary::ndjson::FileSize;
+use crate::binary::store::Files;
+use crate::binary::{Kind, Place, Volume};
 use crate::config;
 use crate::database::interval;
 use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
@@ -120,8 +122,10 @@ impl Planning {
         };
         let window = Window { at, since: self.request.since, until: self.request.until };
         let mut transaction = pool.begin().await?;
-        let parts = parts(&mut transaction, &self.request, window, config.file_target.bytes()).await?;
+        let file_size = self.request.file_size(config.file_target);
+        let parts = parts(&mut transaction, &self.request, window, file_size).await?;
         self.start(&mut transaction).await?;
+        Volume::take(&mut transaction, self.job, parts.iter().map(|part| part.bytes).sum()).await?;
         store(&mut transaction, self.job, &parts).await?;
         if !self.request.remarks.is_empty() {
             let ordinal = i32::try_from(parts.len()).unwrap_or(i32::MAX);
@@ -192,8 +196,9 @@ impl Planning {
         )
         .execute(&mut *transaction)
         .await?;
-        let place = binary::Place { job: self.job, part: ordinal, kind: binary::Kind::Outcome };
-        Ok(binary::store::write_small(transaction, place, "OperationOutcome", &lines).await?)
+        let volume = Volume::of(&mut *transaction, self.job).await?;
+        let mut files = Files::new(Place { job: self.job, part: ordinal, kind: Kind::Outcome, volume });
+        Ok(files.then_write(transaction, Kind::Outcome, "OperationOutcome", &lines).await?)
     }
 }
 
@@ -210,10 +215,10 @@ async fn parts(
     connection: &mut PgConnection,
     request: &ExportRequest,
     window: Window,
-    file_target: u64,
+    file_size: FileSize,
 ) -> Result<Vec<Planned>, Error> {
     // A little less than a file, so that a guess that was low does not leave a tiny file behind each.
-    let target = i64::try_from(file_target).unwrap_or(i64::MAX) / 8 * 7 + 1;
+    let target = i64::try_from(file_size.target).unwrap_or(i64::MAX) / 8 * 7 + 1;
     let types: Vec<ResourceType> = request.types.iter().copied().collect();
     let filled = filled(connection, &types).await?;
     let mut parts: Vec<Planned> = Vec::new();

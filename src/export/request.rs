@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::binary::ndjson::FileSize;
+use crate::config::ByteSize;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::Parameter;
@@ -30,6 +32,9 @@ pub(crate) struct ExportRequest {
     pub(crate) until: Option<OffsetDateTime>,
     /// The client's own name for the export (rule G14).
     pub(crate) export_id: Option<String>,
+    /// How small and how large files should be, in bytes of NDJSON (rule G13).
+    pub(crate) min_file_size: Option<u64>,
+    pub(crate) max_file_size: Option<u64>,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -67,6 +72,14 @@ impl ExportRequest {
         }
         reader.finish(granted)
     }
+
+    /// How large files become. Parts are planned a little smaller than the target, and may come out at half of that: so
+    /// for all of them to reach the minimum, the target has to be well above it.
+    pub(crate) fn file_size(&self, target: ByteSize) -> FileSize {
+        let min = self.min_file_size.unwrap_or(0);
+        let max = self.max_file_size.unwrap_or(u64::MAX);
+        FileSize { target: target.bytes().max(min.saturating_mul(5) / 2).min(max), max }
+    }
 }
 
 impl Reader {
@@ -77,6 +90,8 @@ impl Reader {
             since: None,
             until: None,
             export_id: None,
+            min_file_size: None,
+            max_file_size: None,
             remarks: Vec::new(),
         };
         Self { lenient, request, types_given: false, seen: BTreeSet::new(), issues: Vec::new() }
@@ -87,13 +102,15 @@ impl Reader {
         match name.as_str() {
             "_type" => self.types(value),
             name if FORMATTING.contains(&name) => {}
-            "_since" | "_until" | "_outputFormat" | "_exportId" if again => {
+            "_since" | "_until" | "_outputFormat" | "_exportId" | "_minimumFileSize" | "_maximumFileSize" if again => {
                 self.invalid(IssueType::Invalid, format!("{name} may be given once."))
             }
             "_since" => self.request.since = self.instant(name, value),
             "_until" => self.request.until = self.instant(name, value),
             "_outputFormat" => self.output_format(value),
             "_exportId" => self.export_id(value),
+            "_minimumFileSize" => self.request.min_file_size = self.file_size(name, value),
+            "_maximumFileSize" => self.request.max_file_size = self.file_size(name, value),
             // Leaving it out would export everybody (rule G6).
             "patient" => self.invalid(
                 IssueType::NotSupported,
@@ -101,7 +118,8 @@ impl Reader {
             ),
             _ if again => {}
             _ => self.unsupported(format!(
-                "The parameter {} is not supported; supported are _type, _since, _until, _outputFormat and _exportId.",
+                "The parameter {} is not supported; supported are _type, _since, _until, _outputFormat, _exportId, \
+                 _minimumFileSize and _maximumFileSize.",
                 shown(name)
             )),
         }
@@ -170,6 +188,16 @@ impl Reader {
         }
     }
 
+    /// A positiveInt.
+    fn file_size(&mut self, name: &str, value: &str) -> Option<u64> {
+        let bytes = value.trim().parse().ok().filter(|bytes| *bytes > 0);
+        if bytes.is_none() {
+            let text = format!("{name}: {} is not a number of bytes; it needs a whole number above 0.", shown(value));
+            self.invalid(IssueType::Value, text);
+        }
+        bytes
+    }
+
     /// What `handling=lenient` leaves out and otherwise refuses (rule B17).
     fn unsupported(&mut self, text: String) {
         if self.lenient {
@@ -189,6 +217,11 @@ impl Reader {
             && until < since
         {
             self.invalid(IssueType::Invalid, "_until is before _since.".to_owned());
+        }
+        if let (Some(min), Some(max)) = (self.request.min_file_size, self.request.max_file_size)
+            && max <= min
+        {
+            self.invalid(IssueType::Invalid, "_maximumFileSize is not larger than _minimumFileSize.".to_owned());
         }
         if self.types_given && self.request.types.is_empty() && self.issues.is_empty() {
             // To leave _type out would export everything.
@@ -276,6 +309,23 @@ mod tests {
         assert_eq!(refused("_since=2026-01-01T00:00:00Z&_since=2026-01-01T00:00:00Z").len(), 1);
         assert_eq!(refused("_since=2026-01-02T00:00:00Z&_until=2026-01-01T00:00:00Z").len(), 1);
         assert!(read("_format=json&_pretty=true", false).is_ok());
+    }
+
+    // G13
+    #[test]
+    fn files_may_be_asked_to_be_large_or_small() {
+        let size = |query: &str| read(query, false).unwrap().file_size(ByteSize::mebibytes(1));
+        let mib = 1 << 20;
+        assert_eq!(size(""), FileSize { target: mib, max: u64::MAX });
+        assert_eq!(size("_maximumFileSize=1000"), FileSize { target: 1000, max: 1000 });
+        assert_eq!(size("_maximumFileSize=9000000"), FileSize { target: mib, max: 9_000_000 });
+        assert_eq!(size("_minimumFileSize=4000000"), FileSize { target: 10_000_000, max: u64::MAX });
+        assert_eq!(size("_minimumFileSize=10&_maximumFileSize=11"), FileSize { target: 11, max: 11 });
+        for bad in ["0", "-1", "1.5", "1MB", "", "99999999999999999999"] {
+            assert_eq!(refused(&format!("_maximumFileSize={bad}"))[0].code, IssueType::Value, "{bad}");
+        }
+        assert_eq!(refused("_minimumFileSize=10&_maximumFileSize=10")[0].code, IssueType::Invalid);
+        assert_eq!(refused("_minimumFileSize=1&_minimumFileSize=1").len(), 1);
     }
 
     // B17

@@ -5,30 +5,27 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use sqlx::{Connection, PgConnection, PgPool, Row, ValueRef};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::part::{Lease, Stage};
 use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
-use crate::binary::{Place, Unwritten};
+use crate::binary::{Kind, Unwritten};
+use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
 use crate::resource::read::Slice;
 
 /// The type of the lines that tell of deletions.
 const DELETIONS: &str = "Bundle";
-
-/// What every part is run with.
-pub(super) struct Settings {
-    pub(super) file_target: u64,
-    pub(super) retention: Duration,
-}
+/// The type of the lines in which the server has something to say.
+const OUTCOME: &str = "OperationOutcome";
 
 /// Runs a part to its commit. `written` counts as it goes; `stop` ends it at once, and nothing of it is left.
 pub(super) async fn run(
     pool: &PgPool,
     lease: &Lease,
-    settings: &Settings,
+    retention: Duration,
     written: &AtomicI64,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
@@ -37,7 +34,7 @@ pub(super) async fn run(
     let mut reader = pool.acquire().await?;
     let mut writer = pool.acquire().await?;
     let result = tokio::select! {
-        result = run_on(&mut reader, &mut writer, lease, settings, written) => result,
+        result = run_on(&mut reader, &mut writer, lease, retention, written) => result,
         () = stop.cancelled() => Err(Error::Stopped),
     };
     if result.is_err() {
@@ -50,41 +47,53 @@ async fn run_on(
     reader: &mut PgConnection,
     writer: &mut PgConnection,
     lease: &Lease,
-    settings: &Settings,
+    retention: Duration,
     written: &AtomicI64,
 ) -> Result<(), Error> {
     lease.name_session(reader).await?;
     lease.name_session(writer).await?;
+    let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
-    let (mut lines, mut chunks, compressor) = pipeline(settings.file_target);
+    let (mut lines, mut chunks, compressor) = pipeline(lease.file_size);
 
     let read = async move {
-        for slice in &lease.slices {
-            if let Err(stopped) = read_slice(reader, slice, lease.stage, &mut lines, written).await {
-                return stopped.into_result();
-            }
+        match read_slices(reader, lease, &mut lines, written).await {
+            Ok(()) => Ok(lines.oversized()),
+            Err(Stopped::Database(error)) => Err(Error::from(error)),
+            Err(Stopped::Gone) => Ok(0),
         }
-        // Deletions of all types share their files.
-        lines.end_file(DELETIONS).await.or_else(|Gone| Ok(()))
         // Here the lines are dropped, which ends the pipeline.
     };
     let store = async {
-        let mut files = Files::new(Place { job: lease.job, part: lease.ordinal, kind: lease.stage.kind() });
         while let Some(packed) = chunks.recv().await {
             files.write(&mut transaction, packed).await?;
         }
-        Ok::<_, Error>(files.resources())
+        Ok::<_, Error>(())
     };
-    let ((), stored) = tokio::try_join!(read, store)?;
+    let (oversized, ()) = tokio::try_join!(read, store)?;
     compressor.await.map_err(Unwritten::from)?.map_err(Unwritten::from)?;
 
-    let read = written.load(Ordering::Relaxed);
+    let (read, stored) = (written.load(Ordering::Relaxed), files.resources());
     if stored != read {
         return Err(Error::Incomplete { read, stored });
     }
-    lease.complete(&mut transaction, stored, settings.retention).await?;
+    if oversized > 0 {
+        files.then_write(&mut transaction, Kind::Outcome, OUTCOME, &[too_long(lease, oversized)]).await?;
+    }
+    lease.complete(&mut transaction, stored, retention).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// What the client is told when its limit could not be kept: to leave resources out would be worse (rule G13).
+fn too_long(lease: &Lease, resources: i64) -> String {
+    let types: Vec<_> = lease.slices.iter().map(|slice| slice.resource_type.as_str()).collect();
+    let text = format!(
+        "_maximumFileSize: {resources} resources among {} are longer than {} bytes; each is alone in its file.",
+        types.join(", "),
+        lease.file_size.max
+    );
+    operation_outcome(&[Issue { severity: Severity::Warning, code: IssueType::TooLong, text }]).to_string()
 }
 
 /// Why reading ended early.
@@ -92,15 +101,6 @@ enum Stopped {
     Database(sqlx::Error),
     /// The other end of the pipeline is gone, and says why itself.
     Gone,
-}
-
-impl Stopped {
-    fn into_result(self) -> Result<(), Error> {
-        match self {
-            Self::Database(error) => Err(error.into()),
-            Self::Gone => Ok(()),
-        }
-    }
 }
 
 impl From<sqlx::Error> for Stopped {
@@ -115,32 +115,81 @@ impl From<Gone> for Stopped {
     }
 }
 
-async fn read_slice(
+async fn read_slices(
     reader: &mut PgConnection,
-    slice: &Slice,
-    stage: Stage,
+    lease: &Lease,
     lines: &mut Lines,
     written: &AtomicI64,
 ) -> Result<(), Stopped> {
-    let mut query = match stage {
-        Stage::Output => slice.bodies(),
-        Stage::Deleted => slice.deletions(),
-    };
-    let mut rows = query.build().persistent(false).fetch(reader);
-    let type_name = slice.resource_type.as_str();
-    while let Some(row) = rows.try_next().await? {
-        let text = row.try_get_raw(0)?.as_bytes().map_err(sqlx::Error::Decode)?;
-        match stage {
-            Stage::Output => lines.push(text, type_name).await?,
-            Stage::Deleted => {
-                let id = String::from_utf8_lossy(text);
-                lines.push(deletion(type_name, &id).as_bytes(), DELETIONS).await?;
-            }
+    for slice in &lease.slices {
+        match lease.stage {
+            Stage::Output => read_resources(reader, slice, lines, written).await?,
+            Stage::Deleted => read_deletions(reader, slice, lines, written).await?,
         }
+    }
+    // Deletions of all types share their files.
+    Ok(lines.end_file(DELETIONS).await?)
+}
+
+async fn read_resources(
+    reader: &mut PgConnection,
+    slice: &Slice,
+    lines: &mut Lines,
+    written: &AtomicI64,
+) -> Result<(), Stopped> {
+    let type_name = slice.resource_type.as_str();
+    let mut long = Vec::new();
+    let mut query = slice.bodies();
+    let mut rows = query.build().persistent(false).fetch(&mut *reader);
+    while let Some(row) = rows.try_next().await? {
+        let body = row.try_get_raw(0)?;
+        if body.is_null() {
+            long.push(row.try_get(1)?);
+            continue;
+        }
+        lines.push(body.as_bytes().map_err(sqlx::Error::Decode)?, type_name).await?;
         written.fetch_add(1, Ordering::Relaxed);
     }
-    if stage == Stage::Output {
-        lines.end_file(type_name).await?;
+    drop(rows);
+    for key in long {
+        read_in_pieces(reader, slice, key, lines).await?;
+        written.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(lines.end_file(type_name).await?)
+}
+
+/// A long resource, never in memory as a whole.
+async fn read_in_pieces(reader: &mut PgConnection, slice: &Slice, key: i64, lines: &mut Lines) -> Result<(), Stopped> {
+    let type_name = slice.resource_type.as_str();
+    let mut pieces = slice.pieces(reader, key);
+    let mut left = None;
+    while let Some(piece) = pieces.try_next().await? {
+        if left.is_none() {
+            lines.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
+        }
+        lines.append(&piece.bytes).await?;
+        let bytes = i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
+        left = Some(left.unwrap_or(piece.of) - bytes);
+    }
+    match left {
+        Some(0) => Ok(lines.end_line(type_name).await?),
+        _ => Err(sqlx::Error::RowNotFound.into()),
+    }
+}
+
+async fn read_deletions(
+    reader: &mut PgConnection,
+    slice: &Slice,
+    lines: &mut Lines,
+    written: &AtomicI64,
+) -> Result<(), Stopped> {
+    let type_name = slice.resource_type.as_str();
+    let mut query = slice.deletions();
+    let mut rows = query.build().persistent(false).fetch(reader);
+    while let Some(row) = rows.try_next().await? {
+        let id: &str = row.try_get(0)?;
+        lines.push(deletion(type_name, id).as_bytes(), DELETIONS).await?;
+        written.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::part::{self, Appetite, Lease};
-use super::run::{Settings, run};
+use super::run::run;
 use super::{Error, WORK, plan};
 use crate::config;
 use crate::shutdown::Shutdown;
@@ -156,9 +156,7 @@ impl Worker {
         let stop = self.shutdown.hard.child_token();
         let _stop_when_done = stop.clone().drop_guard();
         let written = AtomicI64::new(0);
-        let settings =
-            Settings { file_target: self.shared.config.file_target.bytes(), retention: self.shared.retention };
-        let running = run(&self.shared.work_pool, lease, &settings, &written, &stop);
+        let running = run(&self.shared.work_pool, lease, self.shared.retention, &written, &stop);
         tokio::pin!(running);
         tokio::select! {
             result = &mut running => result,

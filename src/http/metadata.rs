@@ -134,6 +134,19 @@ fn export_definition(base: &str) -> Value {
             "1",
             "The client's own name for the export; stands in meta.extension of the files."
         ),
+        parameter(
+            "_minimumFileSize",
+            "positiveInt",
+            "1",
+            "Bytes of NDJSON that a file should have. A type of which there is less has a smaller file."
+        ),
+        parameter(
+            "_maximumFileSize",
+            "positiveInt",
+            "1",
+            "Bytes of NDJSON that a file may have. A resource that is longer by itself is alone in its file, and an \
+            outcome says so."
+        ),
     ]);
     definition
 }

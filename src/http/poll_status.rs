@@ -152,12 +152,14 @@ pub(super) async fn delete(
     let job = find(&app, &caller, &id).await?;
     let is_finished = matches!(job.state, JobState::Completed | JobState::Failed);
     if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files).await? {
+        app.useless.notify_one();
         tracing::info!(job.id = %job.id, "cancelled by its owner");
         return Ok(done(format!("Job instance {} successfully cancelled.", job.id)));
     }
     match app.config.wire.delete_completed() {
         DeleteCompleted::Purge => {
             job::discard(&app.pool, job.id).await?;
+            app.useless.notify_one();
             tracing::info!(job.id = %job.id, "discarded by its owner");
             Ok(done(format!("Job instance {} and its files are removed.", job.id)))
         }

@@ -3,10 +3,14 @@
 
 use std::ops::Range;
 
-use sqlx::{AssertSqlSafe, PgPool, Postgres, QueryBuilder};
+use futures_util::stream::BoxStream;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
 use crate::fhir::resource_type::ResourceType;
+
+/// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
+const PIECE: i32 = 1 << 20;
 
 /// What an export asks of every type.
 #[derive(Debug, Clone, Copy)]
@@ -28,25 +32,60 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Selects the bodies of the resources in this slice, as the first column. In no particular order: an order
-    /// would cost a sort, and no client may rely on one.
+    /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
+    /// with which to read it in [`pieces`](Slice::pieces). In no particular order: an order would cost a sort, and no
+    /// client may rely on one.
     pub(crate) fn bodies(&self) -> QueryBuilder<Postgres> {
-        self.select("-- resource.read.bodies\nselect body", false)
+        let mut query = QueryBuilder::new("-- resource.read.bodies\nselect case when octet_length(body) <= ");
+        query.push_bind(PIECE).push(" then body end, case when octet_length(body) > ");
+        query.push_bind(PIECE).push(" then key end");
+        self.push_rows(&mut query, false);
+        query
+    }
+
+    /// Reads a long body from its beginning to its end. The subquery takes it out of its storage once; `offset 0` keeps
+    /// Postgres from doing that again for every piece.
+    pub(crate) fn pieces<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+        key: i64,
+    ) -> BoxStream<'c, Result<Piece, sqlx::Error>> {
+        sqlx::query_as!(
+            Piece,
+            r#"-- resource.read.pieces
+            select octet_length(whole.bytes) as "of!", substring(whole.bytes from start for $3) as "bytes!"
+            from
+                (select convert_to(body, 'UTF8') as bytes from resource where resource_type = $1 and key = $2 offset 0)
+                    as whole,
+                generate_series(1, octet_length(whole.bytes), $3) as start"#,
+            self.resource_type.as_str(),
+            key,
+            PIECE
+        )
+        .fetch(connection)
     }
 
     /// Selects the ids of the resources in this slice that were deleted in the window, as the first column.
     pub(crate) fn deletions(&self) -> QueryBuilder<Postgres> {
-        self.select("-- resource.read.deletions\nselect id", true)
-    }
-
-    fn select(&self, columns: &'static str, deleted: bool) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new(columns);
-        query.push(" from resource where ");
-        push_conditions(&mut query, self.resource_type, self.window, deleted);
-        query.push(" and key >= ").push_bind(self.keys.start);
-        query.push(" and key < ").push_bind(self.keys.end);
+        let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id");
+        self.push_rows(&mut query, true);
         query
     }
+
+    fn push_rows(&self, query: &mut QueryBuilder<Postgres>, deleted: bool) {
+        query.push(" from resource where ");
+        push_conditions(query, self.resource_type, self.window, deleted);
+        query.push(" and key >= ").push_bind(self.keys.start);
+        query.push(" and key < ").push_bind(self.keys.end);
+    }
+}
+
+/// A piece of a long body.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// The length of the whole body.
+    pub(crate) of: i32,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The state at an instant, as one predicate.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{Database, Server, eventually};
+use crate::support::{Database, Server, eventually, put_two_dozen_mebibytes};
 
 const PATIENT: &str = r#"{"resourceType":"Patient","id":"p"}"#;
 const SHORT: [(&str, &str); 2] = [("retention.files", "2s"), ("retention.sweep", "100ms")];
@@ -65,11 +65,7 @@ async fn the_files_of_a_failed_export_go_at_once() {
 #[tokio::test]
 async fn a_file_being_downloaded_is_kept_past_its_time() {
     let database = Database::create().await;
-    // Larger than what the sockets between the two hold.
-    let text = "x".repeat(1 << 20);
-    for n in 0..24 {
-        database.put(&[&format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{text}"}}}}"#)]).await;
-    }
+    put_two_dozen_mebibytes(&database).await;
     let server = Server::start_with(&database, &[("retention.sweep", "100ms")]).await;
     let anybody = server.anybody();
     let manifest = anybody.kick_off("").await.completed().await;

@@ -8,8 +8,8 @@ mod postgres;
 pub mod secured;
 mod server;
 
-pub use client::{Caller, Job};
-pub use files::{with_a_large_file, with_a_small_file};
+pub use client::{Caller, Job, Manifest};
+pub use files::{put_two_dozen_mebibytes, with_a_large_file, with_a_small_file};
 pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
 pub use server::Server;

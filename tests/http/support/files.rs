@@ -24,3 +24,12 @@ pub async fn with_a_small_file(database: &Database) -> (Server, String) {
     let url = server.anybody().kick_off("").await.completed().await.urls("output").remove(0);
     (server, url)
 }
+
+/// Two dozen Basics of a MiB each: larger than what the sockets between server and client hold, and so large that an
+/// export of them is worth a volume of its own.
+pub async fn put_two_dozen_mebibytes(database: &Database) {
+    let text = "x".repeat(1 << 20);
+    for n in 0..24 {
+        database.put(&[&format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{text}"}}}}"#)]).await;
+    }
+}

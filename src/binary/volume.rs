@@ -1,0 +1,165 @@
+//! Where chunks lie, and how they go: a large export has a volume of its own, which is emptied at once; the small ones
+//! share one, where their rows are deleted.
+//!
+//! # Why
+//!
+//! Deleting a row writes to the page it is on, and vacuum does so once more: after a checkpoint that is as much WAL as
+//! the export itself. Truncating a partition writes next to nothing, takes moments, and gives the space back to the file
+//! system (docs/performance.md has the figures).
+
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::database::code;
+
+/// An export of more NDJSON than this is worth a volume of its own, if one is free.
+const LARGE: i64 = 16 << 20;
+/// Chunks removed in one transaction.
+const REMOVED_AT_ONCE: i64 = 64;
+/// How long to wait for a worker that is still at it, before the next sweep tries again.
+const PATIENCE: &str = "1s";
+
+/// The number of a volume: a partition of `binary_chunk`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(transparent)]
+pub(crate) struct Volume(i16);
+
+/// What of a job's files went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Bytes of chunks.
+    pub(crate) bytes: i64,
+    /// Whether nothing is left.
+    pub(crate) all: bool,
+}
+
+impl Volume {
+    const SHARED: Self = Self(0);
+
+    /// Gives a job that will put out about so many bytes of NDJSON a volume of its own, if it is worth it and there is
+    /// one; in the transaction that starts the job.
+    pub(crate) async fn take(transaction: &mut PgConnection, job: Uuid, bytes: i64) -> Result<(), sqlx::Error> {
+        if bytes < LARGE {
+            return Ok(());
+        }
+        sqlx::query!(
+            "-- binary.volume.take
+            update binary_volume set job_id = $1
+            where number = (
+                select number from binary_volume where job_id is null order by number limit 1 for update skip locked
+            )",
+            job
+        )
+        .execute(transaction)
+        .await?;
+        Ok(())
+    }
+
+    /// Where the chunks of a job lie.
+    pub(crate) async fn of(executor: impl PgExecutor<'_>, job: Uuid) -> Result<Self, sqlx::Error> {
+        let own = sqlx::query_scalar!(
+            r#"-- binary.volume.of
+            select number as "number: Self" from binary_volume where job_id = $1"#,
+            job
+        )
+        .fetch_optional(executor)
+        .await?;
+        Ok(own.unwrap_or(Self::SHARED))
+    }
+}
+
+/// Removes the files of a job, but for those that are held by a download.
+pub(crate) async fn remove_files(pool: &PgPool, job: Uuid) -> Result<Removed, sqlx::Error> {
+    match Volume::of(pool, job).await? {
+        Volume::SHARED => delete(pool, job).await,
+        own => match empty(pool, job, own).await {
+            // lock_not_available
+            Err(error) if code(&error).as_deref() == Some("55P03") => Ok(Removed { bytes: 0, all: false }),
+            result => result,
+        },
+    }
+}
+
+/// Empties a job's own volume and gives it back; waits while a file is held.
+async fn empty(pool: &PgPool, job: Uuid, volume: Volume) -> Result<Removed, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("-- binary.volume.patience\nselect set_config('lock_timeout', $1, true)", PATIENCE)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let held = sqlx::query_scalar!(
+        r#"-- binary.volume.held
+        select coalesce(held_until > clock_timestamp(), false) as "held!"
+        from binary_file where job_id = $1 for update"#,
+        job
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    if held.contains(&true) {
+        return Ok(Removed { bytes: 0, all: false });
+    }
+    let truncate = format!("-- binary.volume.empty\ntruncate binary_chunk_{}", volume.0);
+    sqlx::query(AssertSqlSafe(truncate)).execute(&mut *transaction).await?;
+    let bytes = sqlx::query_scalar!(
+        "-- binary.volume.remove_files
+        delete from binary_file where job_id = $1 returning deflated_bytes",
+        job
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    sqlx::query!("-- binary.volume.give_back\nupdate binary_volume set job_id = null where job_id = $1", job)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(Removed { bytes: bytes.iter().sum(), all: true })
+}
+
+/// Deletes the rows of a job's files, a few at a time.
+async fn delete(pool: &PgPool, job: Uuid) -> Result<Removed, sqlx::Error> {
+    let ids = sqlx::query_scalar!(
+        "-- binary.volume.removable
+        select id from binary_file
+        where job_id = $1 and (held_until is null or held_until <= clock_timestamp())",
+        job
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut bytes = 0;
+    for id in &ids {
+        bytes += delete_chunks(pool, id).await?;
+        sqlx::query!("-- binary.volume.remove\ndelete from binary_file where id = $1", id).execute(pool).await?;
+    }
+    let left = sqlx::query_scalar!(
+        r#"-- binary.volume.left
+        select exists (select from binary_file where job_id = $1) as "left!""#,
+        job
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Removed { bytes, all: !left })
+}
+
+async fn delete_chunks(pool: &PgPool, id: &str) -> Result<i64, sqlx::Error> {
+    let mut bytes = 0;
+    loop {
+        let removed = sqlx::query!(
+            r#"-- binary.volume.remove_chunks
+            with removed as (
+                delete from binary_chunk
+                where volume = $3 and binary_id = $1 and ordinal in (
+                    select ordinal from binary_chunk where volume = $3 and binary_id = $1 order by ordinal desc limit $2
+                )
+                returning octet_length(data) as bytes
+            )
+            select count(*) as "chunks!", coalesce(sum(bytes), 0)::bigint as "bytes!" from removed"#,
+            id,
+            REMOVED_AT_ONCE,
+            Volume::SHARED as Volume
+        )
+        .fetch_one(pool)
+        .await?;
+        bytes += removed.bytes;
+        if removed.chunks < REMOVED_AT_ONCE {
+            return Ok(bytes);
+        }
+    }
+}
