@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::binary::volume::remove_files;
@@ -13,26 +14,33 @@ use crate::config::Retention;
 use crate::export::job;
 use crate::resource::prune::prune;
 
-/// Sweeps now and then, and when it is told that something is of no use any more, until it is stopped.
+/// Removes now and then, until it is stopped; files also when it is told that some are of no use any more.
 pub(crate) async fn run(pool: PgPool, retention: Retention, useless: Arc<Notify>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(retention.sweep);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let history_too = tokio::select! {
+            _ = ticks.tick() => true,
+            () = useless.notified() => false,
+            () = stop.cancelled() => return,
+        };
         tokio::select! {
-            result = sweep(&pool, &retention) => {
+            result = sweep(&pool, &retention, history_too) => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "the reaper cannot reach the database");
                 }
             }
             () = stop.cancelled() => return,
         }
-        tokio::select! {
-            () = tokio::time::sleep(retention.sweep) => {}
-            () = useless.notified() => {}
-            () = stop.cancelled() => return,
-        }
     }
 }
 
-async fn sweep(pool: &PgPool, retention: &Retention) -> Result<(), sqlx::Error> {
+async fn sweep(pool: &PgPool, retention: &Retention, history_too: bool) -> Result<(), sqlx::Error> {
+    sweep_files(pool).await?;
+    if history_too { sweep_history(pool, retention).await } else { Ok(()) }
+}
+
+async fn sweep_files(pool: &PgPool) -> Result<(), sqlx::Error> {
     for id in job::without_use_of_files(pool).await? {
         let files = remove_files(pool, id).await?;
         let removed = files.all && job::remove_expired(pool, id).await?;
@@ -40,6 +48,10 @@ async fn sweep(pool: &PgPool, retention: &Retention) -> Result<(), sqlx::Error> 
             tracing::info!(job.id = %id, files.bytes, removed, "reaped");
         }
     }
+    Ok(())
+}
+
+async fn sweep_history(pool: &PgPool, retention: &Retention) -> Result<(), sqlx::Error> {
     let bound = job::history_bound(pool, retention.history).await?;
     let versions = prune(pool, bound).await?;
     if versions > 0 {

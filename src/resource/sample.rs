@@ -8,8 +8,10 @@ use sqlx::{PgConnection, QueryBuilder, Row};
 use super::read::{Window, partition, push_conditions};
 use crate::fhir::resource_type::ResourceType;
 
-/// Pages looked at; a smaller type is looked at whole.
-const PAGES: f64 = 300.0;
+/// Of a type this share of its pages is looked at …
+const SHARE: f64 = 0.02;
+/// … but at least and at most so many.
+const PAGES: Range<f64> = 40.0..300.0;
 
 /// All keys there can be.
 pub(crate) const ALL_KEYS: Range<i64> = 0..i64::MAX;
@@ -49,7 +51,8 @@ impl Sample {
         pages: i64,
         window: Window,
     ) -> Result<Self, sqlx::Error> {
-        let share = (PAGES / to_f64(pages)).min(1.0);
+        let pages = to_f64(pages);
+        let share = ((pages * SHARE).clamp(PAGES.start, PAGES.end) / pages).min(1.0);
         let mut query = QueryBuilder::new(
             "-- resource.sample.take\nselect key, octet_length(body)::bigint from resource tablesample system (",
         );
