@@ -5,7 +5,7 @@
 -- The volumes besides the shared one.
 create table binary_volume (
     number smallint primary key check (number between 1 and 32),
-    -- Whose it is, until the reaper has emptied it. No foreign key: it outlives no job, since the reaper empties it first.
+    -- Whose it is, until the reaper has emptied it; it does so before it removes the job.
     job_id uuid unique
 );
 insert into binary_volume (number) select generate_series(1, 32);
@@ -39,7 +39,7 @@ begin
         autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
         toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_cost_delay = 0
     );
-    -- Rows only come, and all go at once: there is nothing to be vacuumed.
+    -- All rows go at once, also those of attempts that came to nothing: to vacuum them would be work for nothing.
     for volume in 1..32 loop
         execute format(
             'alter table %I set (autovacuum_enabled = off, toast.autovacuum_enabled = off)', 'binary_chunk_' || volume

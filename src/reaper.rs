@@ -8,10 +8,12 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::binary::volume::remove_files;
 use crate::config::Retention;
 use crate::export::job;
+use crate::export::part::end_sessions;
 use crate::resource::prune::prune;
 
 /// Removes now and then, until it is stopped; files also when it is told that some are of no use any more.
@@ -25,28 +27,40 @@ pub(crate) async fn run(pool: PgPool, retention: Retention, useless: Arc<Notify>
             () = stop.cancelled() => return,
         };
         tokio::select! {
-            result = sweep(&pool, &retention, history_too) => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "the reaper cannot reach the database");
-                }
-            }
+            () = sweep(&pool, &retention, history_too) => {}
             () = stop.cancelled() => return,
         }
     }
 }
 
-async fn sweep(pool: &PgPool, retention: &Retention, history_too: bool) -> Result<(), sqlx::Error> {
-    sweep_files(pool).await?;
-    if history_too { sweep_history(pool, retention).await } else { Ok(()) }
+async fn sweep(pool: &PgPool, retention: &Retention, history_too: bool) {
+    if let Err(error) = sweep_files(pool).await {
+        tracing::warn!(%error, "cannot look for exports to remove");
+    }
+    if history_too && let Err(error) = sweep_history(pool, retention).await {
+        tracing::warn!(%error, "cannot remove superseded versions");
+    }
 }
 
 async fn sweep_files(pool: &PgPool) -> Result<(), sqlx::Error> {
     for id in job::without_use_of_files(pool).await? {
-        let files = remove_files(pool, id).await?;
-        let removed = files.all && job::remove_expired(pool, id).await?;
-        if files.bytes > 0 || removed {
-            tracing::info!(job.id = %id, files.bytes, removed, "reaped");
+        // One that cannot go keeps no other from going.
+        if let Err(error) = remove(pool, id).await {
+            tracing::warn!(job.id = %id, %error, "cannot remove an export");
         }
+    }
+    Ok(())
+}
+
+async fn remove(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
+    let files = remove_files(pool, id).await?;
+    if !files.all {
+        // A worker that is frozen holds on to what it has written, which nobody wants any more.
+        end_sessions(pool, id).await?;
+    }
+    let removed = files.all && job::remove_expired(pool, id).await?;
+    if files.bytes > 0 || removed {
+        tracing::info!(job.id = %id, files.bytes, removed, "reaped");
     }
     Ok(())
 }

@@ -57,16 +57,17 @@ impl Client {
 
     /// From kick-off to the manifest.
     pub async fn export(&self, query: &str) -> Result<Timed<Job>> {
-        timed(async {
-            let url = self.kick_off(query).await?;
-            loop {
-                if let Some(files) = self.poll(&url).await? {
-                    return Ok(Job { url, files });
-                }
-                tokio::time::sleep(POLL_EVERY).await;
+        timed(async { self.completed(self.kick_off(query).await?).await }).await
+    }
+
+    /// Polls until it is complete.
+    pub async fn completed(&self, url: String) -> Result<Job> {
+        loop {
+            if let Some(files) = self.poll(&url).await? {
+                return Ok(Job { url, files });
             }
-        })
-        .await
+            tokio::time::sleep(POLL_EVERY).await;
+        }
     }
 
     pub async fn kick_off(&self, query: &str) -> Result<String> {

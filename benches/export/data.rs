@@ -1,7 +1,8 @@
 //! Realistic resources, as many as wanted: the sample, copied with fresh ids.
 //!
 //! Every UUID of a copy goes through a permutation of the hexadecimal digits that belongs to the copy, so ids stay
-//! distinct and references stay true. All else stays, sizes included; a copy is further away than deflate can see.
+//! distinct and references stay true. All else stays, sizes included. Of the larger types, nine tenths of the bytes, a
+//! copy is further away than deflate can see; the others compress a little better than real data would.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::AssertSqlSafe;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::client::{Job, Representation};
+use crate::client::{Client, Job, Representation};
 use crate::data;
 use crate::postgres::{Database, Postgres};
 use crate::report::{Bar, Report, median, percentile};
@@ -163,7 +165,7 @@ impl<'a> Bench<'a> {
         report.row("reap", "WAL per byte that goes", "", &reap_wal);
         report.row("reap", "database before", "MB", &[before / MB]);
         report.row("reap", "database after each run", "MB", &on_disk.iter().map(|b| b / MB).collect::<Vec<_>>());
-        let (first, later) = on_disk.split_first().ok_or("no run")?;
+        let Some((first, later @ [_, _, ..])) = on_disk.split_first() else { return Ok(()) };
         let growth = later.iter().fold(1.0_f64, |most, bytes| most.max(bytes / first));
         report.row_with_bar("reap", "database after the last to after the first", "", &[growth], Bar::AtMost(1.01));
         Ok(())
@@ -223,7 +225,10 @@ impl<'a> Bench<'a> {
             for _ in 0..self.options.runs {
                 server.forget_peak()?;
                 let before = server.cpu_seconds()?;
-                let Timed { value: _received, seconds } = server.client.download(&job, representation, streams).await?;
+                let Timed { value: received, seconds } = server.client.download(&job, representation, streams).await?;
+                if matches!(representation, Representation::Identity) && received != *ndjson {
+                    return Err(format!("{received} bytes downloaded of {ndjson}").into());
+                }
                 rates.push(ndjson / MB / seconds);
                 cpu.push((server.cpu_seconds()? - before) / (ndjson / GB));
                 peaks.push(server.peak_above_idle()? / MIB);
@@ -249,35 +254,28 @@ impl<'a> Bench<'a> {
             report.row_with_bar("small", name("p50"), "ms", &[percentile(&times, 0.5)], Bar::AtMost(100.0));
             report.row_with_bar("small", name("p99"), "ms", &[percentile(&times, 0.99)], Bar::AtMost(300.0));
         }
-        let big = {
-            let client = client.clone();
-            tokio::spawn(async move {
-                loop {
-                    let job = client.export("").await?.value;
-                    client.delete(&job).await?;
-                }
-                #[expect(unreachable_code, reason = "says what the task gives")]
-                Ok::<(), crate::Error>(())
-            })
-        };
-        let waiting = client.export("?_type=Basic").await?.value;
+        let (current, busy) = watch::channel(String::new());
+        let stop = CancellationToken::new();
+        let big = tokio::spawn(big_exports(client.clone(), current, stop.clone()));
+        let times = self.many_small(SMALL[1].0);
         let polls = async {
             let mut times = Vec::new();
-            loop {
-                let url = client.kick_off("?_type=Basic").await?;
-                times.push(timed(client.poll(&url)).await?.seconds * 1e3);
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                if times.len() == self.options.small_runs {
-                    return Ok::<_, crate::Error>(times);
+            while times.len() < self.options.small_runs {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let url = busy.borrow().clone();
+                if url.is_empty() {
+                    continue;
+                }
+                // Between two big ones it may be gone.
+                if let Ok(poll) = timed(client.poll(&url)).await {
+                    times.push(poll.seconds * 1e3);
                 }
             }
+            Ok::<_, crate::Error>(times)
         };
-        let (times, polls) = tokio::try_join!(self.many_small(SMALL[1].0), polls)?;
-        if big.is_finished() {
-            return Err("the big exports ended".into());
-        }
-        big.abort();
-        client.delete(&waiting).await?;
+        let (times, polls) = tokio::try_join!(times, polls)?;
+        stop.cancel();
+        big.await??;
         report.row("while busy", "p50 of 10 resources", "ms", &[percentile(&times, 0.5)]);
         report.row_with_bar(
             "while busy",
@@ -361,6 +359,18 @@ impl<'a> Bench<'a> {
         }
         server.client.delete(&job).await
     }
+}
+
+/// One big export after the other, until it is stopped. Tells where the one under way is polled.
+async fn big_exports(client: Client, current: watch::Sender<String>, stop: CancellationToken) -> Result<()> {
+    while !stop.is_cancelled() {
+        let url = client.kick_off("").await?;
+        current.send_replace(url.clone());
+        let job = client.completed(url).await?;
+        current.send_replace(String::new());
+        client.delete(&job).await?;
+    }
+    Ok(())
 }
 
 /// Deletes the job and waits until its files are gone; gives seconds and bytes of WAL.

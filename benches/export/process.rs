@@ -7,12 +7,9 @@ use rustix::param::clock_ticks_per_second;
 
 /// CPU seconds of a process and of its children, dead ones that it has waited for included.
 pub fn cpu_seconds_of_tree(pid: u32) -> io::Result<f64> {
-    let mut ticks = stat(pid)?.all();
-    for child in children(pid)? {
-        // It may have ended in the meantime: then it is counted with its parent's.
-        ticks += stat(child).map_or(0, |stat| stat.own);
-    }
-    Ok(seconds(ticks))
+    // One that ends in the meantime is counted with its parent's: perhaps twice, but never not at all.
+    let children: u64 = children(pid)?.into_iter().filter_map(|child| stat(child).ok()).map(|stat| stat.own).sum();
+    Ok(seconds(children + stat(pid)?.all()))
 }
 
 /// CPU seconds of one process.

@@ -13,11 +13,14 @@ use uuid::Uuid;
 use crate::database::code;
 
 /// An export of more NDJSON than this is worth a volume of its own, if one is free.
-const LARGE: i64 = 16 << 20;
+const LARGE: i64 = 64 << 20;
+/// The advisory lock of whoever empties a volume. Deleting a file looks for its chunks in all volumes, so two that each
+/// have locked one would wait for each other.
+const EMPTYING_LOCK: i64 = 0x0066_6869_7200_0003;
 /// Chunks removed in one transaction.
 const REMOVED_AT_ONCE: i64 = 64;
-/// How long to wait for a worker that is still at it, before the next sweep tries again.
-const PATIENCE: &str = "1s";
+/// How long to wait for a worker that is still at it, before the next sweep tries again: it notices within a second.
+const PATIENCE: &str = "3s";
 
 /// The number of a volume: a partition of `binary_chunk`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
@@ -82,35 +85,61 @@ pub(crate) async fn remove_files(pool: &PgPool, job: Uuid) -> Result<Removed, sq
 
 /// Empties a job's own volume and gives it back; waits while a file is held.
 async fn empty(pool: &PgPool, job: Uuid, volume: Volume) -> Result<Removed, sqlx::Error> {
+    let nothing = Removed { bytes: 0, all: false };
     let mut transaction = pool.begin().await?;
     sqlx::query!("-- binary.volume.patience\nselect set_config('lock_timeout', $1, true)", PATIENCE)
         .fetch_one(&mut *transaction)
         .await?;
-    let held = sqlx::query_scalar!(
-        r#"-- binary.volume.held
-        select coalesce(held_until > clock_timestamp(), false) as "held!"
-        from binary_file where job_id = $1 for update"#,
-        job
+    let alone = sqlx::query_scalar!(
+        r#"-- binary.volume.lock
+        select pg_try_advisory_xact_lock($1) as "alone!""#,
+        EMPTYING_LOCK
     )
-    .fetch_all(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
-    if held.contains(&true) {
-        return Ok(Removed { bytes: 0, all: false });
+    // Another replica may have emptied it since it was looked up, and it may be another job's by now.
+    let still_its_own = alone && give_back(&mut transaction, job, volume).await?;
+    if !still_its_own || is_held(&mut transaction, job).await? {
+        return Ok(nothing);
     }
     let truncate = format!("-- binary.volume.empty\ntruncate binary_chunk_{}", volume.0);
     sqlx::query(AssertSqlSafe(truncate)).execute(&mut *transaction).await?;
     let bytes = sqlx::query_scalar!(
-        "-- binary.volume.remove_files
-        delete from binary_file where job_id = $1 returning deflated_bytes",
+        r#"-- binary.volume.remove_files
+        with removed as (delete from binary_file where job_id = $1 returning deflated_bytes)
+        select coalesce(sum(deflated_bytes), 0)::bigint as "bytes!" from removed"#,
         job
     )
-    .fetch_all(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
-    sqlx::query!("-- binary.volume.give_back\nupdate binary_volume set job_id = null where job_id = $1", job)
-        .execute(&mut *transaction)
-        .await?;
     transaction.commit().await?;
-    Ok(Removed { bytes: bytes.iter().sum(), all: true })
+    Ok(Removed { bytes, all: true })
+}
+
+/// Lets others take the volume when this transaction is committed; false if it is not the job's.
+async fn give_back(transaction: &mut PgConnection, job: Uuid, volume: Volume) -> Result<bool, sqlx::Error> {
+    let given_back = sqlx::query!(
+        "-- binary.volume.give_back
+        update binary_volume set job_id = null where number = $1 and job_id = $2",
+        volume as Volume,
+        job
+    )
+    .execute(transaction)
+    .await?;
+    Ok(given_back.rows_affected() == 1)
+}
+
+/// Whether a file of the job is being downloaded. None can be held any more until this transaction ends.
+async fn is_held(transaction: &mut PgConnection, job: Uuid) -> Result<bool, sqlx::Error> {
+    let held = sqlx::query_scalar!(
+        r#"-- binary.volume.held
+        with file as (select held_until from binary_file where job_id = $1 for update)
+        select exists (select from file where held_until > clock_timestamp()) as "held!""#,
+        job
+    )
+    .fetch_one(transaction)
+    .await?;
+    Ok(held)
 }
 
 /// Deletes the rows of a job's files, a few at a time.

@@ -165,16 +165,31 @@ async fn claim_of(
 
 /// Ends the database sessions of the worker whose lease ran out: it may be frozen in the middle of a transaction.
 async fn end_sessions_of(pool: &PgPool, lease: &Lease) -> Result<(), sqlx::Error> {
+    let ended = end_sessions_named(pool, &session_name(lease.job, lease.ordinal, lease.attempt - 1)).await?;
+    tracing::warn!(job.id = %lease.job, part = lease.ordinal, sessions = ended, "took over a part whose worker was lost");
+    Ok(())
+}
+
+/// Ends the database sessions of all workers on a job that is over.
+pub(crate) async fn end_sessions(pool: &PgPool, job: Uuid) -> Result<(), sqlx::Error> {
+    let ended = end_sessions_named(pool, &format!("export {} %", job.simple())).await?;
+    if ended > 0 {
+        tracing::warn!(job.id = %job, sessions = ended, "ended workers on an export that is over");
+    }
+    Ok(())
+}
+
+/// Gives how many there were. `%` stands for anything.
+async fn end_sessions_named(pool: &PgPool, name: &str) -> Result<usize, sqlx::Error> {
     let ended = sqlx::query!(
         r#"-- export.part.end_sessions
         select pg_terminate_backend(pid) as ended from pg_stat_activity
-        where application_name = $1 and pid <> pg_backend_pid() and datname = current_database()"#,
-        session_name(lease.job, lease.ordinal, lease.attempt - 1)
+        where application_name like $1 and pid <> pg_backend_pid() and datname = current_database()"#,
+        name
     )
     .fetch_all(pool)
     .await?;
-    tracing::warn!(job.id = %lease.job, part = lease.ordinal, sessions = ended.len(), "took over a part whose worker was lost");
-    Ok(())
+    Ok(ended.len())
 }
 
 /// What a session that works on a part is called in `pg_stat_activity`; at most 63 bytes.

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::part::Stage;
 use super::request::ExportRequest;
 use super::{Error, backoff, job};
-use crate::binary::ndjson::FileSize;
 use crate::binary::store::Files;
 use crate::binary::{Kind, Place, Volume};
 use crate::config;
@@ -122,8 +121,8 @@ impl Planning {
         };
         let window = Window { at, since: self.request.since, until: self.request.until };
         let mut transaction = pool.begin().await?;
-        let file_size = self.request.file_size(config.file_target);
-        let parts = parts(&mut transaction, &self.request, window, file_size).await?;
+        let part_size = self.request.part_size(config.file_target);
+        let parts = parts(&mut transaction, &self.request, window, part_size).await?;
         self.start(&mut transaction).await?;
         Volume::take(&mut transaction, self.job, parts.iter().map(|part| part.bytes).sum()).await?;
         store(&mut transaction, self.job, &parts).await?;
@@ -215,10 +214,9 @@ async fn parts(
     connection: &mut PgConnection,
     request: &ExportRequest,
     window: Window,
-    file_size: FileSize,
+    part_size: u64,
 ) -> Result<Vec<Planned>, Error> {
-    // A little less than a file, so that a guess that was low does not leave a tiny file behind each.
-    let target = i64::try_from(file_size.target).unwrap_or(i64::MAX) / 8 * 7 + 1;
+    let target = i64::try_from(part_size).unwrap_or(i64::MAX);
     let types: Vec<ResourceType> = request.types.iter().copied().collect();
     let filled = filled(connection, &types).await?;
     let mut parts: Vec<Planned> = Vec::new();

@@ -18,6 +18,10 @@ const FORMATTING: [&str; 2] = ["_format", "_pretty"];
 /// FHIR's mime type of NDJSON, and the names a client may give it (rule G1).
 const NDJSON: [&str; 3] = ["application/fhir+ndjson", "application/ndjson", "ndjson"];
 const MAX_EXPORT_ID: usize = 128;
+/// Files smaller than this would be too many.
+const SMALLEST_MAXIMUM: u64 = 1 << 20;
+/// A part is done by one worker, at once or not at all: no client may make it larger than for files of this size.
+const LARGEST_MINIMUM: u64 = 1 << 30;
 
 /// A request that can be carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,12 +77,19 @@ impl ExportRequest {
         reader.finish(granted)
     }
 
-    /// How large files become. Parts are planned a little smaller than the target, and may come out at half of that: so
-    /// for all of them to reach the minimum, the target has to be well above it.
+    /// When files end. With a minimum they do with their part, or where the maximum wants it.
     pub(crate) fn file_size(&self, target: ByteSize) -> FileSize {
-        let min = self.min_file_size.unwrap_or(0);
         let max = self.max_file_size.unwrap_or(u64::MAX);
-        FileSize { target: target.bytes().max(min.saturating_mul(5) / 2).min(max), max }
+        let target = if self.min_file_size.is_some() { max } else { target.bytes().min(max) };
+        FileSize { target, max }
+    }
+
+    /// How many bytes of NDJSON a part should have at most. It may come out at half of that, and was guessed from a
+    /// sample: for all of them to reach the minimum, it has to be well above it.
+    pub(crate) fn part_size(&self, target: ByteSize) -> u64 {
+        let min = self.min_file_size.unwrap_or(0).min(LARGEST_MINIMUM);
+        // A little less than a file, so that a guess that was low does not leave a tiny file behind each.
+        (target.bytes() / 8 * 7 + 1).max(min * 4)
     }
 }
 
@@ -223,6 +234,9 @@ impl Reader {
         {
             self.invalid(IssueType::Invalid, "_maximumFileSize is not larger than _minimumFileSize.".to_owned());
         }
+        if self.request.max_file_size.is_some_and(|max| max < SMALLEST_MAXIMUM) {
+            self.invalid(IssueType::Value, format!("_maximumFileSize: at least {SMALLEST_MAXIMUM} bytes are needed."));
+        }
         if self.types_given && self.request.types.is_empty() && self.issues.is_empty() {
             // To leave _type out would export everything.
             self.invalid(IssueType::Value, "_type names no supported resource type.".to_owned());
@@ -314,17 +328,24 @@ mod tests {
     // G13
     #[test]
     fn files_may_be_asked_to_be_large_or_small() {
-        let size = |query: &str| read(query, false).unwrap().file_size(ByteSize::mebibytes(1));
-        let mib = 1 << 20;
-        assert_eq!(size(""), FileSize { target: mib, max: u64::MAX });
-        assert_eq!(size("_maximumFileSize=1000"), FileSize { target: 1000, max: 1000 });
-        assert_eq!(size("_maximumFileSize=9000000"), FileSize { target: mib, max: 9_000_000 });
-        assert_eq!(size("_minimumFileSize=4000000"), FileSize { target: 10_000_000, max: u64::MAX });
-        assert_eq!(size("_minimumFileSize=10&_maximumFileSize=11"), FileSize { target: 11, max: 11 });
-        for bad in ["0", "-1", "1.5", "1MB", "", "99999999999999999999"] {
+        const MIB: u64 = 1 << 20;
+        let target = ByteSize::mebibytes(8);
+        let sizes = |query: &str| {
+            let request = read(query, false).unwrap();
+            let FileSize { target: ends_at, max } = request.file_size(target);
+            (ends_at, max, request.part_size(target))
+        };
+        let part = 7 * MIB + 1;
+        assert_eq!(sizes(""), (8 * MIB, u64::MAX, part));
+        assert_eq!(sizes("_maximumFileSize=2097152"), (2 * MIB, 2 * MIB, part));
+        assert_eq!(sizes("_maximumFileSize=90000000"), (8 * MIB, 90_000_000, part));
+        assert_eq!(sizes("_minimumFileSize=5000000"), (u64::MAX, u64::MAX, 20_000_000));
+        assert_eq!(sizes("_minimumFileSize=5&_maximumFileSize=2097152"), (2 * MIB, 2 * MIB, part));
+        assert_eq!(sizes("_minimumFileSize=999999999999").2, 4 << 30);
+        for bad in ["0", "-1", "1.5", "1MB", "", "99999999999999999999", "1048575"] {
             assert_eq!(refused(&format!("_maximumFileSize={bad}"))[0].code, IssueType::Value, "{bad}");
         }
-        assert_eq!(refused("_minimumFileSize=10&_maximumFileSize=10")[0].code, IssueType::Invalid);
+        assert_eq!(refused("_minimumFileSize=2000000&_maximumFileSize=2000000")[0].code, IssueType::Invalid);
         assert_eq!(refused("_minimumFileSize=1&_minimumFileSize=1").len(), 1);
     }
 

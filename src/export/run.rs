@@ -162,19 +162,26 @@ async fn read_resources(
 async fn read_in_pieces(reader: &mut PgConnection, slice: &Slice, key: i64, lines: &mut Lines) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
     let mut pieces = slice.pieces(reader, key);
-    let mut left = None;
+    let (mut read, mut length) = (0, None);
     while let Some(piece) = pieces.try_next().await? {
-        if left.is_none() {
+        if length.is_none() {
+            length = Some(piece.of);
             lines.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
         }
+        if piece.offset != read {
+            return Err(out_of_order().into());
+        }
         lines.append(&piece.bytes).await?;
-        let bytes = i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
-        left = Some(left.unwrap_or(piece.of) - bytes);
+        read += i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
     }
-    match left {
-        Some(0) => Ok(lines.end_line(type_name).await?),
-        _ => Err(sqlx::Error::RowNotFound.into()),
+    if length != Some(read) {
+        return Err(out_of_order().into());
     }
+    Ok(lines.end_line(type_name).await?)
+}
+
+fn out_of_order() -> sqlx::Error {
+    sqlx::Error::Protocol("the pieces of a resource do not make a whole".to_owned())
 }
 
 async fn read_deletions(

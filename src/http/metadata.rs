@@ -144,8 +144,8 @@ fn export_definition(base: &str) -> Value {
             "_maximumFileSize",
             "positiveInt",
             "1",
-            "Bytes of NDJSON that a file may have. A resource that is longer by itself is alone in its file, and an \
-            outcome says so."
+            "Bytes of NDJSON that a file may have, a MiB at least. A resource that is longer by itself is alone in its \
+            file, and an outcome says so."
         ),
     ]);
     definition

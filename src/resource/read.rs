@@ -43,7 +43,8 @@ impl Slice {
         query
     }
 
-    /// Reads a long body from its beginning to its end. The subquery takes it out of its storage once; `offset 0` keeps
+    /// Reads a long body in pieces, which come in their order as long as Postgres sees no reason for another: the reader
+    /// checks it. The subquery takes it out of its storage once; `offset 0` keeps
     /// Postgres from doing that again for every piece.
     pub(crate) fn pieces<'c>(
         &self,
@@ -53,7 +54,8 @@ impl Slice {
         sqlx::query_as!(
             Piece,
             r#"-- resource.read.pieces
-            select octet_length(whole.bytes) as "of!", substring(whole.bytes from start for $3) as "bytes!"
+            select octet_length(whole.bytes) as "of!", start - 1 as "offset!",
+                substring(whole.bytes from start for $3) as "bytes!"
             from
                 (select convert_to(body, 'UTF8') as bytes from resource where resource_type = $1 and key = $2 offset 0)
                     as whole,
@@ -85,6 +87,8 @@ impl Slice {
 pub(crate) struct Piece {
     /// The length of the whole body.
     pub(crate) of: i32,
+    /// Where in it this piece begins.
+    pub(crate) offset: i32,
     pub(crate) bytes: Vec<u8>,
 }
 

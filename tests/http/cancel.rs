@@ -35,10 +35,8 @@ async fn a_running_part_stops_and_leaves_nothing() {
     let mut blocker = database.pool.begin().await.unwrap();
     sqlx::query("lock table binary_chunk in exclusive mode").execute(&mut *blocker).await.unwrap();
     let job = anybody.kick_off("?_type=Patient").await;
-    eventually("it runs", || async {
-        job.poll().await.headers()["x-progress"].to_str().unwrap().contains("of about 2000")
-    })
-    .await;
+    eventually("it runs", || async { job.poll().await.headers()["x-progress"].to_str().unwrap().contains("of about") })
+        .await;
     assert_eq!(job.delete().await.status(), 202);
     eventually("the worker notices", || async { server.log().contains("no longer ours") }).await;
     blocker.rollback().await.unwrap();

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Caller, Database, Server, put_two_dozen_mebibytes, with_a_large_file};
+use crate::support::{Caller, Database, Server, put_mebibytes, with_a_large_file};
 
 const GZIP: (&str, &str) = ("accept-encoding", "gzip");
 
@@ -161,7 +161,7 @@ async fn many_slow_downloads_do_not_hold_the_database() {
 
 /// A file that is larger than what the sockets between server and client hold.
 async fn with_a_huge_file(database: &Database, stall_timeout: &str) -> (Server, String) {
-    put_two_dozen_mebibytes(database).await;
+    put_mebibytes(database, 24).await;
     let server = Server::start_with(database, &[("http.stall_timeout", stall_timeout)]).await;
     let url = server.anybody().kick_off("").await.completed().await.urls("output").remove(0);
     (server, url)

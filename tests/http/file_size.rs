@@ -2,6 +2,8 @@
 
 use crate::support::{Database, Manifest, Server};
 
+const MIB: usize = 1 << 20;
+
 /// Bytes of each file of the export, as it is downloaded.
 async fn sizes(server: &Server, manifest: &Manifest) -> Vec<usize> {
     let mut sizes = Vec::new();
@@ -11,29 +13,33 @@ async fn sizes(server: &Server, manifest: &Manifest) -> Vec<usize> {
     sizes
 }
 
-/// So many Patients and as many Tasks of about 190 bytes, in small files unless the client asks for others.
+/// So many Patients and as many Tasks of about a kilobyte, in small files unless the client asks for others.
 async fn with_small_files(database: &Database, count: usize) -> Server {
-    let text = "x".repeat(50);
+    let text = "x".repeat(900);
     let all: Vec<String> = (0..count)
         .flat_map(|n| {
             ["Patient", "Task"].map(|t| format!(r#"{{"resourceType":"{t}","id":"r{n}","language":"{text}"}}"#))
         })
         .collect();
     database.put(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    Server::start_with(database, &[("export.file_target", "20KiB")]).await
+    Server::start_with(database, &[("export.file_target", "100KiB")]).await
 }
 
 // G13
 #[tokio::test]
 async fn no_file_is_larger_than_the_maximum() {
     let database = Database::create().await;
-    let server = with_small_files(&database, 200).await;
+    with_small_files(&database, 2_000).await;
+    let server = Server::start(&database).await;
     let anybody = server.anybody();
-    for maximum in [1_000, 7_777, 1_000_000] {
+    for maximum in [MIB, 1_234_567, 10 * MIB] {
         let manifest = anybody.kick_off(&format!("?_maximumFileSize={maximum}")).await.completed().await;
         let sizes = sizes(&server, &manifest).await;
         assert!(sizes.iter().all(|size| *size <= maximum), "{maximum}: {sizes:?}");
-        assert_eq!(manifest.resources().await.len(), 400);
+        // Filled as far as the next resource allows, but for the last of each type.
+        let full = sizes.iter().filter(|size| **size > maximum - 2_000).count();
+        assert!(full + 2 >= sizes.len(), "{maximum}: {sizes:?}");
+        assert_eq!(manifest.resources().await.len(), 4_000);
         assert!(manifest.urls("error").is_empty());
     }
 }
@@ -42,15 +48,15 @@ async fn no_file_is_larger_than_the_maximum() {
 #[tokio::test]
 async fn files_reach_the_minimum() {
     let database = Database::create().await;
-    let server = with_small_files(&database, 2_000).await;
+    let server = with_small_files(&database, 3_000).await;
     let anybody = server.anybody();
     let usual = sizes(&server, &anybody.kick_off("").await.completed().await).await;
-    assert!(usual.len() > 20, "{usual:?}");
-    for minimum in [30_000, 100_000] {
+    assert!(usual.len() > 50, "{usual:?}");
+    for minimum in [100_000, 300_000] {
         let manifest = anybody.kick_off(&format!("?_minimumFileSize={minimum}")).await.completed().await;
         let sizes = sizes(&server, &manifest).await;
-        assert!(sizes.len() >= 2 && sizes.iter().all(|size| *size >= minimum), "{minimum}: {sizes:?}");
-        assert_eq!(manifest.resources().await.len(), 4_000);
+        assert!(sizes.len() > 4 && sizes.iter().all(|size| *size >= minimum), "{minimum}: {sizes:?}");
+        assert_eq!(manifest.resources().await.len(), 6_000);
     }
     // Of each type there is less than that: one file for each.
     let manifest = anybody.kick_off("?_minimumFileSize=100000000").await.completed().await;
@@ -62,20 +68,19 @@ async fn files_reach_the_minimum() {
 async fn a_resource_longer_than_the_maximum_is_alone_in_its_file() {
     let database = Database::create().await;
     database.put_patients(10).await;
-    let long = "y".repeat(3_000);
+    let long = "y".repeat(2 * MIB);
     database.put(&[&format!(r#"{{"resourceType":"Patient","id":"long","language":"{long}"}}"#)]).await;
     let server = Server::start(&database).await;
-    let manifest = server.anybody().kick_off("?_maximumFileSize=500").await.completed().await;
+    let manifest = server.anybody().kick_off(&format!("?_maximumFileSize={MIB}")).await.completed().await;
     let mut sizes = sizes(&server, &manifest).await;
     sizes.sort_unstable();
-    assert!(sizes.pop().unwrap() > 3_000);
-    assert!(sizes.iter().all(|size| *size <= 500), "{sizes:?}");
+    assert!(sizes.len() == 2 && sizes[0] < MIB && sizes[1] > 2 * MIB, "{sizes:?}");
     assert_eq!(manifest.resources().await.len(), 11);
     let outcomes = manifest.lines("error").await;
     assert_eq!(outcomes.len(), 1);
     let (type_name, outcome) = &outcomes[0];
     assert_eq!(type_name, "OperationOutcome");
-    assert!(outcome.contains("_maximumFileSize: 1 resources among Patient are longer than 500 bytes"), "{outcome}");
+    assert!(outcome.contains("_maximumFileSize: 1 resources among Patient are longer than 1048576 bytes"), "{outcome}");
     assert!(outcome.contains("too-long"), "{outcome}");
 }
 
@@ -83,19 +88,19 @@ async fn a_resource_longer_than_the_maximum_is_alone_in_its_file() {
 #[tokio::test]
 async fn sizes_are_numbers_in_a_query_and_in_parameters() {
     let database = Database::create().await;
-    database.put_patients(100).await;
-    let server = Server::start(&database).await;
+    let server = with_small_files(&database, 200).await;
     let anybody = server.anybody();
     let parameters =
-        r#"{"resourceType":"Parameters","parameter":[{"name":"_maximumFileSize","valuePositiveInt":1000}]}"#;
+        r#"{"resourceType":"Parameters","parameter":[{"name":"_minimumFileSize","valuePositiveInt":150000}]}"#;
     let manifest = anybody.accepted(anybody.export_by_post(parameters)).await.completed().await;
     let sizes = sizes(&server, &manifest).await;
-    assert!(sizes.len() > 5 && sizes.iter().all(|size| *size <= 1_000), "{sizes:?}");
+    assert!(sizes.len() == 2 && sizes.iter().all(|size| *size > 150_000), "{sizes:?}");
     for (query, complaint) in [
         ("_maximumFileSize=0", "value: _maximumFileSize: 0 is not a number of bytes"),
+        ("_maximumFileSize=1048575", "value: _maximumFileSize: at least 1048576 bytes are needed"),
         ("_minimumFileSize=1MiB", "value: _minimumFileSize: 1MiB is not a number of bytes"),
-        ("_maximumFileSize=5&_maximumFileSize=5", "_maximumFileSize may be given once"),
-        ("_minimumFileSize=5&_maximumFileSize=5", "_maximumFileSize is not larger than _minimumFileSize"),
+        ("_maximumFileSize=5000000&_maximumFileSize=5", "_maximumFileSize may be given once"),
+        ("_minimumFileSize=5000000&_maximumFileSize=5000000", "_maximumFileSize is not larger than _minimumFileSize"),
     ] {
         let said = anybody.refused(anybody.export(&format!("?{query}")), 400).await;
         assert!(said.contains(complaint), "{said}");

@@ -54,7 +54,7 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
         ("_until", "2030-01-01T00:00:00Z"),
         ("_exportId", "x"),
         ("_minimumFileSize", "1000"),
-        ("_maximumFileSize", "1000000"),
+        ("_maximumFileSize", "2000000"),
     ];
     let names: Vec<_> =
         export["parameter"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();

@@ -205,7 +205,8 @@ async fn a_download_is_resumed_only_if_the_file_is_the_same() {
     let of_gzip = get(&anybody, &url, &[("accept-encoding", "gzip")]).await;
     for (validator, status) in [
         (etag, 206),
-        (date, 206),
+        // The other encoding has the same.
+        (date, 200),
         (&weak, 200),
         (of_gzip.header("etag").unwrap(), 200),
         ("\"x\"", 200),

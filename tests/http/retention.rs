@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{Database, Server, eventually, put_two_dozen_mebibytes};
+use crate::support::{Database, Server, eventually, put_mebibytes};
 
 const PATIENT: &str = r#"{"resourceType":"Patient","id":"p"}"#;
 const SHORT: [(&str, &str); 2] = [("retention.files", "2s"), ("retention.sweep", "100ms")];
@@ -65,7 +65,7 @@ async fn the_files_of_a_failed_export_go_at_once() {
 #[tokio::test]
 async fn a_file_being_downloaded_is_kept_past_its_time() {
     let database = Database::create().await;
-    put_two_dozen_mebibytes(&database).await;
+    put_mebibytes(&database, 24).await;
     let server = Server::start_with(&database, &[("retention.sweep", "100ms")]).await;
     let anybody = server.anybody();
     let manifest = anybody.kick_off("").await.completed().await;
@@ -153,4 +153,27 @@ async fn a_sweep_with_nothing_to_remove_does_not_read_the_store() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let read = pages_read().await - before;
     assert!(read < 100, "{read} pages read");
+}
+
+// One export that cannot be removed keeps nothing else from going
+#[tokio::test]
+async fn what_cannot_be_removed_is_skipped_and_said() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    let server = Server::start_with(&database, &[("retention.sweep", "100ms"), ("retention.history", "1ms")]).await;
+    let anybody = server.anybody();
+    let (stuck, other) = (anybody.kick_off("").await, anybody.kick_off("").await);
+    stuck.completed().await;
+    other.completed().await;
+    let trigger = format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'not this one'; end $$;
+        create trigger refuse before delete on binary_file for each row when (old.job_id = '{}') execute function refuse()",
+        stuck.id()
+    );
+    database.execute(&trigger).await;
+    database.put(&[r#"{"resourceType":"Patient","id":"p","active":true}"#]).await;
+    database.execute("update export_job set expires_at = clock_timestamp()").await;
+    eventually("the other goes", || async { database.count("export_job").await == 1 }).await;
+    eventually("history goes", || async { database.count("resource").await == 1 }).await;
+    assert!(server.log().contains("cannot remove an export"));
 }

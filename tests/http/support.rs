@@ -9,7 +9,7 @@ pub mod secured;
 mod server;
 
 pub use client::{Caller, Job, Manifest};
-pub use files::{put_two_dozen_mebibytes, with_a_large_file, with_a_small_file};
+pub use files::{put_mebibytes, with_a_large_file, with_a_small_file};
 pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
 pub use server::Server;

@@ -25,11 +25,10 @@ pub async fn with_a_small_file(database: &Database) -> (Server, String) {
     (server, url)
 }
 
-/// Two dozen Basics of a MiB each: larger than what the sockets between server and client hold, and so large that an
-/// export of them is worth a volume of its own.
-pub async fn put_two_dozen_mebibytes(database: &Database) {
+/// So many Basics of a MiB each. Two dozen are more than what the sockets between server and client hold.
+pub async fn put_mebibytes(database: &Database, count: usize) {
     let text = "x".repeat(1 << 20);
-    for n in 0..24 {
+    for n in 0..count {
         database.put(&[&format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{text}"}}}}"#)]).await;
     }
 }
