@@ -131,7 +131,8 @@ async fn a_volume_is_emptied_only_for_the_export_whose_it_is() {
     assert_eq!(job.delete().await.status(), 202);
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     for statement in [
-        "set local lock_timeout = '20s'".to_owned(),
+        // Should the two wait for each other, it is the reaper that gives up.
+        "set local deadlock_timeout = '20s'".to_owned(),
         format!("delete from binary_chunk where volume = {late}"),
         format!("delete from binary_file where job_id = '{}'", job.id()),
         format!("update binary_chunk set volume = {late} where volume = {others}"),
