@@ -54,7 +54,7 @@ impl Database {
             sqlx::query(sqlx::AssertSqlSafe(create)).execute(&admin).await.unwrap();
             admin.close().await;
         }
-        let options = shared.postgres.options().database(&name);
+        let options = shared.postgres.options().database(&name).application_name("test");
         let pool = PgPoolOptions::new().max_connections(5).connect_lazy_with(options);
         Self { name, pool }
     }
