@@ -40,21 +40,20 @@ impl Files {
         }
     }
 
-    /// Writes one more file, of lines that are there already.
-    pub(crate) async fn then_write(
+    /// Writes one more file: what the server has to say, an OperationOutcome a line.
+    pub(crate) async fn write_outcomes(
         &mut self,
         transaction: &mut PgConnection,
-        kind: Kind,
-        resource_type: &str,
         lines: &[String],
     ) -> Result<(), Unwritten> {
-        self.place.kind = kind;
+        const OUTCOME: &str = "OperationOutcome";
+        self.place.kind = Kind::Outcome;
         let (mut sink, mut chunks, compressor) = pipeline(FileSize::ONE);
         let feed = async move {
             for line in lines {
-                sink.push(line.as_bytes(), resource_type).await?;
+                sink.push(line.as_bytes(), OUTCOME).await?;
             }
-            sink.end_file(resource_type).await
+            sink.end_file(OUTCOME).await
         };
         let store = async {
             while let Some(packed) = chunks.recv().await {

@@ -197,7 +197,7 @@ impl Planning {
         .await?;
         let volume = Volume::of(&mut *transaction, self.job).await?;
         let mut files = Files::new(Place { job: self.job, part: ordinal, kind: Kind::Outcome, volume });
-        Ok(files.then_write(transaction, Kind::Outcome, "OperationOutcome", &lines).await?)
+        Ok(files.write_outcomes(transaction, &lines).await?)
     }
 }
 

@@ -10,16 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::part::{Lease, Stage};
+use crate::binary::Unwritten;
 use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
-use crate::binary::{Kind, Unwritten};
 use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
 use crate::resource::read::Slice;
 
 /// The type of the lines that tell of deletions.
 const DELETIONS: &str = "Bundle";
-/// The type of the lines in which the server has something to say.
-const OUTCOME: &str = "OperationOutcome";
 
 /// Runs a part to its commit. `written` counts as it goes; `stop` ends it at once, and nothing of it is left.
 pub(super) async fn run(
@@ -78,7 +76,7 @@ async fn run_on(
         return Err(Error::Incomplete { read, stored });
     }
     if oversized > 0 {
-        files.then_write(&mut transaction, Kind::Outcome, OUTCOME, &[too_long(lease, oversized)]).await?;
+        files.write_outcomes(&mut transaction, &[too_long(lease, oversized)]).await?;
     }
     lease.complete(&mut transaction, stored, retention).await?;
     transaction.commit().await?;
