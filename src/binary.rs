@@ -7,7 +7,9 @@ pub(crate) mod ndjson;
 pub(crate) mod store;
 pub(crate) mod volume;
 
-use sqlx::PgPool;
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -124,4 +126,19 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
     )
     .fetch_all(pool)
     .await
+}
+
+/// How many resources the files of each part hold, by part and kind.
+pub(crate) async fn resources_by_part(
+    connection: &mut PgConnection,
+    job: Uuid,
+) -> Result<BTreeMap<(i32, String), i64>, sqlx::Error> {
+    let counts = sqlx::query!(
+        r#"-- binary.resources_by_part
+        select part, kind, sum(resources)::bigint as "resources!" from binary_file where job_id = $1 group by part, kind"#,
+        job
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(counts.into_iter().map(|count| ((count.part, count.kind), count.resources)).collect())
 }

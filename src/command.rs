@@ -1,6 +1,7 @@
 //! The command line.
 
 mod demo;
+mod govern;
 mod jobs;
 
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ enum What {
         #[command(subcommand)]
         action: Option<jobs::Action>,
     },
+    /// Show or change, while servers run, how much of the database exports may take
+    Govern(govern::Limits),
     /// Bring the database schema up to date
     Migrate,
     /// Ask the server of this configuration whether it is ready, for health checks of containers
@@ -113,6 +116,7 @@ impl Command {
             What::Load { paths } => load(&config, &local, paths).await,
             What::Demo { sample } => demo::run(config, &local, sample).await,
             What::Jobs { action } => jobs::run(&Database::open(&config, &local)?, &config, action).await,
+            What::Govern(limits) => govern::run(&Database::open(&config, &local)?, limits).await,
             What::Migrate => {
                 migrate(&Database::open(&config, &local)?.work_pool(1)).await?;
                 tell("The database schema is up to date.");

@@ -115,10 +115,16 @@ pub struct Database {
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Export {
     pub workers: u16,
+    #[serde(deserialize_with = "unless_empty")]
+    pub pace: Option<ByteSize>,
     pub file_target: ByteSize,
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     pub attempts: u16,
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
     #[serde(with = "humantime_serde")]
     pub fallback_poll: Duration,
     pub max_running_per_owner: u32,
@@ -267,6 +273,7 @@ impl Config {
         let (export, retention) = (&self.export, &self.retention);
         refuse(export.workers == 0, "export.workers must be at least 1");
         refuse(export.attempts == 0, "export.attempts must be at least 1");
+        refuse(export.deadline < Duration::from_secs(1), "export.deadline must be at least 1s");
         refuse(export.file_target.bytes() == 0, "export.file_target must be more than 0");
         refuse(export.lease < Duration::from_secs(1), "export.lease must be at least 1s");
         refuse(export.max_running == 0, "export.max_running must be at least 1");

@@ -1,6 +1,7 @@
 //! The way to Postgres: which server, the pools and their session limits, the schema, and how much disk is left.
 
 mod disk;
+pub(crate) mod fault;
 mod local;
 mod programs;
 
@@ -8,10 +9,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::PgPool;
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::config::Config;
 pub(crate) use disk::DiskReserve;
@@ -34,7 +35,7 @@ pub enum Error {
     Local(#[from] local::Error),
     /// The schema could not be brought up to date.
     #[error("cannot bring the database schema up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// Postgres said no.
     #[error("database: {0}")]
     Sqlx(#[from] sqlx::Error),
@@ -90,11 +91,17 @@ impl Database {
         self.local.as_ref()
     }
 
-    /// Connections for short statements: each is bounded, so that nothing can hang on the database.
+    /// Connections of the API, for short statements.
     pub fn pool(&self) -> PgPool {
+        self.short_pool(self.max_connections)
+    }
+
+    /// Connections for short statements: each is bounded, and so is the time between two of a transaction, so that
+    /// nothing can hang on the database and no frozen process can keep others from what it has locked.
+    pub(crate) fn short_pool(&self, connections: u32) -> PgPool {
         let milliseconds = self.statement_timeout.as_millis();
         self.pool_with(
-            self.max_connections,
+            connections,
             &[
                 ("statement_timeout", milliseconds.to_string()),
                 ("idle_in_transaction_session_timeout", milliseconds.to_string()),
@@ -102,7 +109,17 @@ impl Database {
         )
     }
 
-    /// Connections for work that takes as long as it takes: parts of an export, loading, reaping.
+    /// A connection for statements that take as long as they take, in transactions that never wait for anything else:
+    /// reaping.
+    pub(crate) fn sweep_pool(&self) -> PgPool {
+        let milliseconds = self.statement_timeout.as_millis();
+        self.pool_with(
+            1,
+            &[("statement_timeout", "0".to_owned()), ("idle_in_transaction_session_timeout", milliseconds.to_string())],
+        )
+    }
+
+    /// Connections for work that takes as long as it takes: parts of an export, loading.
     pub fn work_pool(&self, connections: u32) -> PgPool {
         self.pool_with(
             connections,
@@ -121,6 +138,11 @@ impl Database {
             ("jit", "off"),
             // A plan for any type would touch all partitions; a plan for one touches one.
             ("plan_cache_mode", "force_custom_plan"),
+            // What a killed process was waiting for, or a machine that is gone: Postgres is to notice, and end it.
+            ("client_connection_check_interval", "5s"),
+            ("tcp_keepalives_idle", "30s"),
+            ("tcp_keepalives_interval", "10s"),
+            ("tcp_keepalives_count", "3"),
         ];
         let settings = settings.iter().cloned();
         let options = self
@@ -132,17 +154,65 @@ impl Database {
             .disable_statement_logging();
         PgPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(CONNECTING)
+            // A connection that came back in the middle of something is tried. One that died without a word would never
+            // answer, and keep its place in the pool for ever.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    match tokio::time::timeout(CONNECTING, connection.ping()).await {
+                        Ok(result) => result.map(|()| true),
+                        Err(_) => Err(sqlx::Error::PoolTimedOut),
+                    }
+                })
+            })
             .connect_lazy_with(options)
     }
 }
 
-/// Brings the schema up to date; several at once wait for each other.
+/// How long to wait for a connection.
+const CONNECTING: Duration = Duration::from_secs(5);
+/// A change of the schema waits no longer than this for a lock: who else wants it stands in line behind it.
+const LOCK_TIMEOUT: &str = "2s";
+/// Between two attempts at a change of the schema: time for those who stood in line.
+const MIGRATE_AGAIN: Duration = Duration::from_secs(3);
+/// So many attempts, some minutes.
+const MIGRATE_ATTEMPTS: u32 = 100;
+
+/// Brings the schema up to date, while others work on: several that try at once wait for each other, and a change that
+/// does not get its locks at once gives way and is tried again. A schema of a newer version is left as it is: the version
+/// before it works with it (migrations/README.md).
 ///
 /// # Errors
-/// When a migration fails, or the schema is of a newer version.
+/// When a migration fails.
 pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
-    Ok(sqlx::migrate!("./migrations").run(pool).await?)
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator.set_ignore_missing(true);
+    let mut connection = pool.acquire().await?;
+    let set = "-- database.migrate\nselect set_config('lock_timeout', $1, false)";
+    sqlx::query(set).bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
+    let mut attempts = 1;
+    let result = loop {
+        match migrator.run(&mut *connection).await {
+            Err(error) if attempts < MIGRATE_ATTEMPTS && is_locked_out(&error) => {
+                tracing::info!("the schema cannot be changed at the moment: others work with it; trying again");
+                attempts += 1;
+                tokio::time::sleep(MIGRATE_AGAIN).await;
+            }
+            result => break result,
+        }
+    };
+    // With its settings it is of no use to others.
+    drop(connection.detach());
+    Ok(result?)
+}
+
+fn is_locked_out(error: &MigrateError) -> bool {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            code(error).as_deref() == Some("55P03")
+        }
+        _ => false,
+    }
 }
 
 /// A duration as Postgres takes it.

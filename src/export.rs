@@ -15,26 +15,30 @@
 //! | running | leased to a worker; `attempt` fences it | done, pending (failed, lost or released) |
 //! | done | its files are there, committed with this state | – |
 
+pub(crate) mod claim;
+mod coverage;
+pub(crate) mod governor;
 pub(crate) mod job;
+mod lease;
 pub(crate) mod manifest;
 pub(crate) mod part;
 mod plan;
 pub(crate) mod request;
 mod run;
+mod trouble;
 pub(crate) mod worker;
 
 use std::time::Duration;
 
 use crate::binary;
+use crate::database::code;
+use crate::database::fault::transient;
 
 /// The channel on which work is announced.
 const WORK: &str = "export_work";
 
-/// How long to wait before the next attempt after so many that failed: half a second, doubling, a minute at most.
-fn backoff(failures: i32) -> Duration {
-    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(7);
-    Duration::from_millis(500 << doublings).min(Duration::from_secs(60))
-}
+/// Between two looks at whether a job still runs: a cancel is noticed within a second.
+const NOTICE: Duration = Duration::from_millis(900);
 
 /// Why work came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +52,37 @@ pub(crate) enum Error {
     /// A line got lost on its way: never to be committed.
     #[error("{read} resources were read, but {stored} stored")]
     Incomplete { read: i64, stored: i64 },
+    #[error("this version of the server does not know the type {0}")]
+    UnknownType(String),
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// A connection may be dead without anybody having noticed.
+    #[error("the database did not answer")]
+    NoAnswer,
     #[error(transparent)]
     File(#[from] binary::Unwritten),
+    #[error("a task died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// What is wrong with the database for now; none if another attempt would come to the same.
+    fn transient(&self) -> Option<&'static str> {
+        match self {
+            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => transient(error),
+            Self::NoAnswer => Some("the database did not answer"),
+            _ => None,
+        }
+    }
+
+    /// The cause in words for the owner of the export. What Postgres says stays in the log.
+    fn cause(&self) -> String {
+        match self {
+            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => match transient(error) {
+                Some(cause) => cause.to_owned(),
+                None => format!("the database refused a statement (SQLSTATE {})", code(error).unwrap_or_default()),
+            },
+            other => other.to_string(),
+        }
+    }
 }

@@ -1,8 +1,9 @@
-//! Removes what is past its time: files of jobs that expired, failed or were cancelled, the expired jobs themselves,
-//! and versions older than the history that is kept. In small transactions; any replica may do it, and several do
-//! no harm.
+//! Ends what is past its time: exports that did not end by themselves fail; files of jobs that expired, failed or were
+//! cancelled go, and the expired jobs themselves, and versions older than the history that is kept. In small
+//! transactions; any replica may do it, and several do no harm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -12,52 +13,84 @@ use uuid::Uuid;
 
 use crate::binary::volume::remove_files;
 use crate::config::Retention;
+use crate::export::claim::end_sessions_of_the_past;
 use crate::export::job;
-use crate::export::part::end_sessions;
 use crate::resource::prune::prune;
 
-/// Removes now and then, until it is stopped; files also when it is told that some are of no use any more.
-pub(crate) async fn run(pool: PgPool, retention: Retention, useless: Arc<Notify>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(retention.sweep);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let history_too = tokio::select! {
-            _ = ticks.tick() => true,
-            () = useless.notified() => false,
-            () = stop.cancelled() => return,
-        };
-        tokio::select! {
-            () = sweep(&pool, &retention, history_too) => {}
-            () = stop.cancelled() => return,
+/// No step of a sweep takes longer than this unless its connection died without a word.
+const NO_ANSWER: Duration = Duration::from_secs(600);
+
+/// What the reaper needs.
+pub(crate) struct Reaper {
+    pub(crate) pool: PgPool,
+    pub(crate) retention: Retention,
+    /// Time from the kick-off of an export until it fails for want of an end.
+    pub(crate) deadline: Duration,
+}
+
+impl Reaper {
+    /// Sweeps now and then, until it is stopped; files also when it is told that some are of no use any more.
+    pub(crate) async fn run(self, useless: Arc<Notify>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.retention.sweep);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let everything = tokio::select! {
+                _ = ticks.tick() => true,
+                () = useless.notified() => false,
+                () = stop.cancelled() => return,
+            };
+            tokio::select! {
+                () = self.sweep(everything) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn sweep(&self, everything: bool) {
+        if everything {
+            step("end overdue exports", end_overdue(&self.pool, self.deadline, self.retention.files)).await;
+        }
+        step("end sessions of workers on exports that are over", end_sessions(&self.pool)).await;
+        step("look for exports to remove", sweep_files(&self.pool)).await;
+        if everything {
+            step("remove superseded versions", sweep_history(&self.pool, &self.retention)).await;
         }
     }
 }
 
-async fn sweep(pool: &PgPool, retention: &Retention, history_too: bool) {
-    if let Err(error) = sweep_files(pool).await {
-        tracing::warn!(%error, "cannot look for exports to remove");
+/// What goes wrong in one step is logged, and keeps no other from being done.
+async fn step(what: &str, step: impl Future<Output = Result<(), sqlx::Error>>) {
+    match tokio::time::timeout(NO_ANSWER, step).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot {what}"),
+        Err(_) => tracing::warn!("cannot {what}: the database does not answer"),
     }
-    if history_too && let Err(error) = sweep_history(pool, retention).await {
-        tracing::warn!(%error, "cannot remove superseded versions");
+}
+
+async fn end_overdue(pool: &PgPool, deadline: Duration, retention: Duration) -> Result<(), sqlx::Error> {
+    for id in job::fail_overdue(pool, deadline, retention).await? {
+        tracing::error!(job.id = %id, "an export did not end within export.deadline and has failed");
     }
+    Ok(())
+}
+
+async fn end_sessions(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let sessions = end_sessions_of_the_past(pool).await?;
+    if sessions > 0 {
+        tracing::warn!(sessions, "ended workers on exports that are over");
+    }
+    Ok(())
 }
 
 async fn sweep_files(pool: &PgPool) -> Result<(), sqlx::Error> {
     for id in job::without_use_of_files(pool).await? {
-        // One that cannot go keeps no other from going.
-        if let Err(error) = remove(pool, id).await {
-            tracing::warn!(job.id = %id, %error, "cannot remove an export");
-        }
+        step(&format!("remove export {id}"), remove(pool, id)).await;
     }
     Ok(())
 }
 
 async fn remove(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
     let files = remove_files(pool, id).await?;
-    if !files.all {
-        // A worker that is frozen holds on to what it has written, which nobody wants any more.
-        end_sessions(pool, id).await?;
-    }
     let removed = files.all && job::remove_expired(pool, id).await?;
     if files.bytes > 0 || removed {
         tracing::info!(job.id = %id, files.bytes, removed, "reaped");

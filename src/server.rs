@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{AuthMode, Config};
 use crate::database::{self, Database, DiskReserve};
+use crate::export::governor::Governor;
 use crate::export::worker::Workers;
 use crate::http::{self, App};
 use crate::identity::{self, Authenticator};
-use crate::reaper;
-use crate::shutdown::{Shutdown, Signals};
+use crate::reaper::Reaper;
+use crate::shutdown::{Shutdown, Signals, Tasks};
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,9 @@ pub(crate) enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A defect: a task without which the server is none has panicked.
+    #[error("a task died, and the server ended because of it; the log says which")]
+    TaskDied,
     /// The operating system refused something.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -100,19 +103,21 @@ impl Server {
             config: config.clone(),
         });
 
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::new(shutdown.clone());
         let workers = Workers {
-            pool: pool.clone(),
-            listen_pool: database.work_pool(1),
+            pool: database.short_pool(u32::from(config.export.workers) + 2),
+            listen_pool: database.short_pool(1),
             work_pool: database.work_pool(u32::from(config.export.workers) * 2),
             retention: config.retention.files,
+            governor: Governor::new(&config.export),
             config: config.export,
         };
+        let deadline = workers.config.deadline;
         workers.start(&tasks, &shutdown);
-        tasks.spawn(reaper::run(database.work_pool(1), config.retention, useless, shutdown.soft.clone()));
+        let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention, deadline };
+        tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));
-        tasks.close();
 
         // Probes are answered until all else has ended.
         let probes = http::operator::router(app);
@@ -120,7 +125,7 @@ impl Server {
         let probing = tokio::spawn(http::serve::serve(operator, probes, config.http.clone(), until_end.clone()));
 
         tokio::spawn(signals.shut_down(shutdown, config.http.shutdown_grace));
-        tasks.wait().await;
+        let all_well = tasks.all_ended().await;
         until_end.soft.cancel();
         until_end.hard.cancel();
         if let Err(error) = probing.await {
@@ -128,7 +133,7 @@ impl Server {
         }
         pool.close().await;
         tracing::info!("stopped");
-        Ok(())
+        if all_well { Ok(()) } else { Err(Error::TaskDied) }
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::time::timeout;
 
 use super::Binary;
 use super::codec::{Chosen, Codec, InflateError};
@@ -31,6 +32,9 @@ pub(crate) enum Representation {
     FhirJson,
 }
 
+/// A chunk that has not come for so long never will: the connection to the database is dead.
+const NO_ANSWER: Duration = Duration::from_secs(45);
+
 /// Why a download broke off; the client sees a connection that ends early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
@@ -40,6 +44,8 @@ pub(crate) enum Broken {
     Inflate(#[from] InflateError),
     #[error("a chunk is missing or has another length than it was written with")]
     Missing,
+    #[error("the database does not answer")]
+    NoAnswer(#[from] tokio::time::error::Elapsed),
     #[error("a task died: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -109,7 +115,7 @@ impl Download {
     /// What is sent, piece by piece.
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
         futures_util::stream::unfold(self, |mut download| async move {
-            let piece = download.piece().await;
+            let piece = timeout(NO_ANSWER, download.piece()).await.unwrap_or_else(|late| Err(late.into()));
             if let Err(error) = &piece {
                 tracing::error!(binary.id = download.binary.id, %error, "a download broke off");
                 // Nothing comes after that.

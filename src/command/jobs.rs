@@ -87,6 +87,10 @@ async fn show(pool: &sqlx::PgPool, job: &Job) -> Result<(), Failure> {
     for (state, count) in part::counts(pool, job.id).await? {
         line(&format!("parts {state}"), &count.to_string());
     }
+    for part::Fault { part, failures, fault, since } in part::faults(pool, job.id).await? {
+        let what = part.map_or("planning".to_owned(), |part| format!("part {part}"));
+        line("fault", &format!("{what}: {fault}, since {}, {failures} attempts counted", instant::format(since)));
+    }
     for file in binary::list(pool, job.id).await? {
         line("file", &format!("{} {} {} {}", file.id, file.kind, file.resource_type, file.resources));
     }

@@ -1,6 +1,7 @@
 //! Sizes as people write them: `256MiB`, `1GB`, or a number of bytes.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
@@ -43,6 +44,20 @@ impl ByteSize {
             UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor))).unwrap_or((text, 1));
         let number: u64 = number.trim_end().parse().ok()?;
         number.checked_mul(factor).map(Self)
+    }
+}
+
+impl From<u64> for ByteSize {
+    fn from(bytes: u64) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text).ok_or("a size such as 256MiB, 1GB or a number of bytes")
     }
 }
 

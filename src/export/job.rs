@@ -229,6 +229,21 @@ pub(crate) async fn discard(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
+/// Completes a job that is running.
+pub(super) async fn complete(connection: &mut PgConnection, id: Uuid, retention: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "-- export.job.complete
+        update export_job
+        set state = 'completed', finished_at = clock_timestamp(), expires_at = clock_timestamp() + $2
+        where id = $1 and state = 'running'",
+        id,
+        interval(retention)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Fails a job that is not finished.
 pub(super) async fn fail(
     connection: &mut PgConnection,
@@ -249,6 +264,35 @@ pub(super) async fn fail(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Fails the jobs that were accepted longer ago than `deadline`, and tells which.
+pub(crate) async fn fail_overdue(
+    pool: &PgPool,
+    deadline: Duration,
+    retention: Duration,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let reason = format!(
+        "The export did not end within {} (export.deadline)",
+        humantime_serde::re::humantime::format_duration(deadline)
+    );
+    sqlx::query_scalar!(
+        "-- export.job.fail_overdue
+        update export_job as job
+        set state = 'failed', finished_at = clock_timestamp(), expires_at = clock_timestamp() + $2, lease_until = null,
+            failure = $3 || coalesce('; at last: ' || coalesce(fault, (
+                select part.fault from export_part as part
+                where job_id = job.id and part.state <> 'done' and part.fault is not null
+                order by fault_since desc limit 1
+            )), '') || '.'
+        where state in ('accepted', 'running') and accepted_at < clock_timestamp() - $1::interval
+        returning id",
+        interval(deadline),
+        interval(retention),
+        reason
+    )
+    .fetch_all(pool)
+    .await
 }
 
 /// Versions superseded at or before this instant are of no use: they are older than the history that is kept, and no

@@ -7,11 +7,15 @@ use std::time::Duration;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::lease::{Leased, lost_if_none};
 use super::part::Stage;
 use super::request::ExportRequest;
-use super::{Error, backoff, job};
+use super::trouble::Trouble;
+use super::worker::Workers;
+use super::{Error, job};
 use crate::binary::store::Files;
 use crate::binary::{Kind, Place, Volume};
 use crate::config;
@@ -50,6 +54,8 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
         set attempt = attempt + 1,
             -- A lease that ran out is an attempt that came to nothing.
             failures = failures + (lease_until is not null)::int,
+            fault = case when lease_until is null then fault else 'its worker was lost' end,
+            fault_since = case when lease_until is null then fault_since else coalesce(fault_since, clock_timestamp()) end,
             lease_until = clock_timestamp() + $1
         where id = (
             select id from export_job
@@ -69,49 +75,107 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
     Ok(planning)
 }
 
-impl Planning {
-    /// Plans the job within its lease. What goes wrong is tried again, so often as a part is.
-    pub(super) async fn run(self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
-        let job = self.job;
-        if self.failures >= i32::from(config.attempts) {
-            return give_up(pool, &self, "its worker was lost each time", retention).await;
-        }
-        match tokio::time::timeout(config.lease, self.plan(pool, config, retention)).await {
-            Ok(Ok(())) => Ok(()),
-            // Cancelled, or somebody else plans it.
-            Ok(Err(Error::LeaseLost)) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::warn!(job.id = %job, %error, "planning failed");
-                self.put_back(pool, config, retention, &error.to_string()).await
-            }
-            Err(_) => self.put_back(pool, config, retention, "it took longer than export.lease").await,
-        }
+impl Leased for Planning {
+    fn job(&self) -> Uuid {
+        self.job
     }
 
-    async fn put_back(
-        &self,
-        pool: &PgPool,
-        config: &config::Export,
-        retention: Duration,
-        cause: &str,
-    ) -> Result<(), Error> {
-        let failures = self.failures + 1;
-        if failures >= i32::from(config.attempts) {
-            return give_up(pool, self, cause, retention).await;
-        }
-        sqlx::query!(
-            "-- export.plan.put_back
-            update export_job
-            set failures = $3, lease_until = null, not_before = clock_timestamp() + $4
+    fn failures(&self) -> i32 {
+        self.failures
+    }
+
+    async fn renew(&self, workers: &Workers) -> Result<(), Error> {
+        let renewed = sqlx::query!(
+            "-- export.plan.renew
+            update export_job set lease_until = clock_timestamp() + $3
             where id = $1 and attempt = $2 and state = 'accepted'",
             self.job,
             self.attempt,
-            failures,
-            interval(backoff(failures))
+            interval(workers.config.lease)
         )
-        .execute(pool)
+        .execute(&workers.pool)
         .await?;
+        lost_if_none(renewed.rows_affected())
+    }
+
+    async fn work(&self, workers: &Workers, stop: &CancellationToken) -> Result<(), Error> {
+        tokio::select! {
+            result = self.plan(&workers.pool, &workers.config, workers.retention) => result,
+            () = stop.cancelled() => Err(Error::Stopped),
+        }
+    }
+
+    async fn fail(&self, workers: &Workers, error: &Error) -> Result<(), Error> {
+        tracing::warn!(job.id = %self.job, %error, "planning failed");
+        let mut transaction = workers.pool.begin().await?;
+        let trouble = self.give_back(&mut transaction, error).await?;
+        if trouble.is_too_much(&workers.config) {
+            self.fail_job(&mut transaction, &trouble.told(&error.cause()), workers.retention).await?;
+        }
+        transaction.commit().await?;
         Ok(())
+    }
+
+    async fn give_up(&self, workers: &Workers) -> Result<(), Error> {
+        let mut transaction = workers.pool.begin().await?;
+        self.release_in(&mut transaction).await?;
+        self.fail_job(&mut transaction, &Trouble::lost_workers(self.failures), workers.retention).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn release(&self, workers: &Workers) -> Result<(), Error> {
+        let mut transaction = workers.pool.begin().await?;
+        self.release_in(&mut transaction).await?;
+        job::announce_work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+impl Planning {
+    /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
+    async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
+        sqlx::query_as!(
+            Trouble,
+            r#"-- export.plan.fail
+            with trouble as (
+                select id, coalesce(fault_since, clock_timestamp()) as since from export_job
+                where id = $1 and attempt = $2 and state = 'accepted'
+            )
+            update export_job as job
+            set lease_until = null, failures = failures + $3::int, fault = $4, fault_since = since,
+                not_before = clock_timestamp() + (0.75 + random() / 2)
+                    * least(greatest(clock_timestamp() - since, interval '0.5 seconds'), interval '1 minute')
+            from trouble
+            where job.id = trouble.id and attempt = $2 and state = 'accepted'
+            returning failures, extract(epoch from clock_timestamp() - since)::float8 as "seconds!""#,
+            self.job,
+            self.attempt,
+            i32::from(error.transient().is_none()),
+            error.cause()
+        )
+        .fetch_optional(transaction)
+        .await?
+        .ok_or(Error::LeaseLost)
+    }
+
+    async fn fail_job(&self, transaction: &mut PgConnection, told: &str, retention: Duration) -> Result<(), Error> {
+        let reason = format!("The export failed: planning it {told}.");
+        tracing::error!(job.id = %self.job, reason, "export failed");
+        Ok(job::fail(transaction, self.job, &reason, retention).await?)
+    }
+
+    async fn release_in(&self, transaction: &mut PgConnection) -> Result<(), Error> {
+        let released = sqlx::query!(
+            "-- export.plan.release
+            update export_job set lease_until = null where id = $1 and attempt = $2 and state = 'accepted'",
+            self.job,
+            self.attempt
+        )
+        .execute(transaction)
+        .await?;
+        lost_if_none(released.rows_affected())
     }
 
     async fn plan(&self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
@@ -122,8 +186,11 @@ impl Planning {
         let window = Window { at, since: self.request.since, until: self.request.until };
         let mut transaction = pool.begin().await?;
         let part_size = self.request.part_size(config.file_target);
-        let parts = parts(&mut transaction, &self.request, window, part_size).await?;
-        self.start(&mut transaction).await?;
+        let types: Vec<ResourceType> = self.request.types.iter().copied().collect();
+        let filled = filled(&mut transaction, &types).await?;
+        let parts = parts(&mut transaction, &filled, window, part_size).await?;
+        let planned: Vec<&str> = filled.iter().map(|(resource_type, _)| resource_type.as_str()).collect();
+        self.start(&mut transaction, &planned).await?;
         Volume::take(&mut transaction, self.job, parts.iter().map(|part| part.bytes).sum()).await?;
         store(&mut transaction, self.job, &parts).await?;
         if !self.request.remarks.is_empty() {
@@ -149,27 +216,25 @@ impl Planning {
         )
         .execute(&mut *transaction)
         .await?;
-        if kept.rows_affected() == 0 {
-            return Err(Error::LeaseLost);
-        }
+        lost_if_none(kept.rows_affected())?;
         transaction.commit().await?;
         Ok(at)
     }
 
-    async fn start(&self, transaction: &mut PgConnection) -> Result<(), Error> {
+    async fn start(&self, transaction: &mut PgConnection, planned_types: &[&str]) -> Result<(), Error> {
         let started = sqlx::query!(
             "-- export.plan.start
-            update export_job set state = 'running', started_at = clock_timestamp(), lease_until = null
+            update export_job
+            set state = 'running', started_at = clock_timestamp(), lease_until = null, planned_types = $3,
+                fault = null, fault_since = null
             where id = $1 and attempt = $2 and state = 'accepted'",
             self.job,
-            self.attempt
+            self.attempt,
+            planned_types as &[&str]
         )
         .execute(transaction)
         .await?;
-        if started.rows_affected() == 0 {
-            return Err(Error::LeaseLost);
-        }
-        Ok(())
+        lost_if_none(started.rows_affected())
     }
 
     /// What was left out under `handling=lenient`, as a file of OperationOutcomes: a part that is done as it is made.
@@ -201,26 +266,16 @@ impl Planning {
     }
 }
 
-async fn give_up(pool: &PgPool, planning: &Planning, cause: &str, retention: Duration) -> Result<(), Error> {
-    let reason = format!("The export could not be planned: {cause}.");
-    tracing::error!(job.id = %planning.job, reason, "export failed");
-    let mut connection = pool.acquire().await?;
-    job::fail(&mut connection, planning.job, &reason, retention).await?;
-    Ok(())
-}
-
 /// Cuts the work: large types into ranges of about a file each, small types together, and one part for deletions.
 async fn parts(
     connection: &mut PgConnection,
-    request: &ExportRequest,
+    filled: &[(ResourceType, i64)],
     window: Window,
     part_size: u64,
 ) -> Result<Vec<Planned>, Error> {
     let target = i64::try_from(part_size).unwrap_or(i64::MAX);
-    let types: Vec<ResourceType> = request.types.iter().copied().collect();
-    let filled = filled(connection, &types).await?;
     let mut parts: Vec<Planned> = Vec::new();
-    for (resource_type, pages) in &filled {
+    for (resource_type, pages) in filled {
         let sample = Sample::take(connection, *resource_type, *pages, window).await?;
         let (resources, bytes) = (sample.resources(), sample.bytes());
         if let Some(last) = parts.last_mut()
@@ -245,7 +300,7 @@ async fn parts(
     if window.since.is_some() && !filled.is_empty() {
         parts.push(Planned {
             stage: Stage::Deleted,
-            types: filled.into_iter().map(|(resource_type, _)| resource_type).collect(),
+            types: filled.iter().map(|(resource_type, _)| *resource_type).collect(),
             keys: ALL_KEYS,
             resources: 0,
             bytes: 0,

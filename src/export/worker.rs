@@ -4,55 +4,63 @@
 //! wake-up **before** it looks, so that a notification between "nothing to do" and "wait" is not lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::part::{self, Appetite, Lease};
-use super::run::run;
+use super::claim::{self, Appetite};
+use super::governor::Governor;
+use super::lease::{self, Leased, answered};
 use super::{Error, WORK, plan};
 use crate::config;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Tasks};
 
 /// A part up to this size is done in moments: the worker kept for planning takes those too.
 const SMALL_PART: i64 = 8 << 20;
-/// Between two attempts to reach a database that is away.
+/// Between two attempts to reach a database that is away; a quarter more or less, so that replicas do not come all at
+/// once.
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
+/// A short statement that was not answered for so long never will be: its connection is dead.
+const NO_ANSWER: Duration = Duration::from_secs(45);
+/// How often the listening connection is tried: a dead one would say nothing for ever.
+const STILL_THERE: Duration = Duration::from_secs(30);
 
 /// What a worker needs.
 pub(crate) struct Workers {
-    /// For short statements: claims, leases.
+    /// For short statements: claims, leases, planning. Nobody else's, so that no crowd of clients costs a lease.
     pub(crate) pool: PgPool,
     /// For one connection that listens: never through a transaction pooler.
     pub(crate) listen_pool: PgPool,
     /// For the parts: two connections for each worker.
     pub(crate) work_pool: PgPool,
     pub(crate) config: config::Export,
+    pub(crate) governor: Governor,
     /// Time from the end of a job until it expires.
     pub(crate) retention: Duration,
 }
 
 impl Workers {
     /// Starts them. They end when `shutdown` asks them to.
-    pub(crate) fn start(self, tasks: &TaskTracker, shutdown: &Shutdown) {
+    pub(crate) fn start(self, tasks: &Tasks, shutdown: &Shutdown) {
         let workers = Arc::new(self);
         let (announce, announced) = watch::channel(());
         tasks.spawn(listen(workers.listen_pool.clone(), announce, shutdown.soft.clone()));
+        {
+            let (workers, announced, stop) = (Arc::clone(&workers), announced.clone(), shutdown.soft.clone());
+            tasks.spawn(async move {
+                workers.governor.follow(&workers.pool, &workers.config, announced, stop).await;
+            });
+        }
         for number in 0..workers.config.workers {
             let worker = Worker {
+                number,
                 id: Uuid::new_v4(),
                 shared: Arc::clone(&workers),
-                // One is kept for planning and small parts, so that a small job never waits behind a large one.
-                appetite: match number {
-                    0 if workers.config.workers > 1 => Appetite::Small(SMALL_PART),
-                    _ => Appetite::Any,
-                },
                 announced: announced.clone(),
                 shutdown: shutdown.clone(),
             };
@@ -67,7 +75,7 @@ async fn listen(pool: PgPool, announce: watch::Sender<()>, stop: CancellationTok
         loop {
             if let Err(error) = listen_until_lost(&pool, &announce).await {
                 tracing::warn!(%error, "cannot listen for work");
-                tokio::time::sleep(DATABASE_AWAY).await;
+                sleep(DATABASE_AWAY).await;
             }
         }
     };
@@ -77,127 +85,138 @@ async fn listen(pool: PgPool, announce: watch::Sender<()>, stop: CancellationTok
     }
 }
 
-async fn listen_until_lost(pool: &PgPool, announce: &watch::Sender<()>) -> Result<(), sqlx::Error> {
+async fn listen_until_lost(pool: &PgPool, announce: &watch::Sender<()>) -> Result<(), Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(WORK).await?;
     announce.send_replace(());
-    while listener.try_recv().await?.is_some() {
-        announce.send_replace(());
+    loop {
+        match timeout(STILL_THERE, listener.try_recv()).await {
+            Ok(received) => match received? {
+                Some(_) => announce.send_replace(()),
+                None => return Ok(()),
+            },
+            Err(_) => answered(NO_ANSWER, async { Ok(listener.listen(WORK).await?) }).await?,
+        };
     }
-    Ok(())
 }
 
 struct Worker {
+    /// Counts those of this process, from 0.
+    number: u16,
     id: Uuid,
     shared: Arc<Workers>,
-    appetite: Appetite,
     announced: watch::Receiver<()>,
     shutdown: Shutdown,
 }
 
+/// What a worker found when it looked.
+enum Found {
+    Work,
+    /// Nothing; there may be some after this long at the latest.
+    Nothing(Duration),
+}
+
 impl Worker {
     async fn work(mut self) {
-        while !self.shutdown.soft.is_cancelled() {
+        let workers = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.soft.cancelled() => return,
+                () = workers.governor.admits(self.number) => {}
+            }
             self.announced.mark_unchanged();
             match self.work_once().await {
-                Ok(true) => {}
-                Ok(false) => self.wait().await,
+                Ok(Found::Work) => {}
+                Ok(Found::Nothing(wait)) => self.wait(wait).await,
                 Err(error) => {
-                    tracing::warn!(%error, "a worker cannot reach the database");
+                    tracing::warn!(%error, "a worker cannot use the database");
                     self.pause(DATABASE_AWAY).await;
                 }
             }
         }
     }
 
+    /// A quarter less to a quarter more, the same for a worker at all times: the workers of all replicas do not look at
+    /// the same moment.
+    fn spread(&self, time: Duration) -> Duration {
+        time.mul_f64(0.75 + f64::from(self.id.as_bytes()[0]) / 510.0)
+    }
+
     /// Waits for an announcement, or until it is time to look anyway.
-    async fn wait(&mut self) {
-        // Spread out, so that the workers of all replicas do not look at the same moment.
-        let spread = 0.9 + 0.2 * f64::from(self.id.as_bytes()[0]) / 255.0;
-        let poll = self.shared.config.fallback_poll.mul_f64(spread);
+    async fn wait(&mut self, time: Duration) {
         let soft = self.shutdown.soft.clone();
         tokio::select! {
             _ = self.announced.changed() => {}
-            () = tokio::time::sleep(poll) => {}
+            () = sleep(time) => {}
             () = soft.cancelled() => {}
         }
     }
 
     async fn pause(&self, time: Duration) {
         tokio::select! {
-            () = tokio::time::sleep(time) => {}
+            () = sleep(self.spread(time)) => {}
             () = self.shutdown.soft.cancelled() => {}
         }
     }
 
-    /// Plans a job, or does a part; whether there was anything to do.
-    async fn work_once(&self) -> Result<bool, Error> {
-        let Workers { pool, config, retention, .. } = &*self.shared;
-        if let Some(planning) = plan::claim(pool, config).await? {
-            planning.run(pool, config, *retention).await?;
-            return Ok(true);
-        }
-        match part::claim(pool, self.id, config, self.appetite).await? {
-            Some(lease) if lease.is_hopeless(config.attempts) => {
-                lease.give_up(pool, "its worker was lost", *retention).await?;
-                Ok(true)
-            }
-            Some(lease) => {
-                let result = self.run_leased(&lease).await;
-                self.settle(&lease, result).await?;
-                Ok(true)
-            }
-            None => Ok(false),
+    /// One is kept for planning and small parts, so that a small job never waits behind a large one.
+    fn appetite(&self) -> Appetite {
+        match self.number {
+            0 if self.shared.governor.workers() > 1 => Appetite::Small(SMALL_PART),
+            _ => Appetite::Any,
         }
     }
 
-    /// Runs the part and renews its lease from beside it, never from within.
-    async fn run_leased(&self, lease: &Lease) -> Result<(), Error> {
-        let stop = self.shutdown.hard.child_token();
-        let _stop_when_done = stop.clone().drop_guard();
-        let written = AtomicI64::new(0);
-        let running = run(&self.shared.work_pool, lease, self.shared.retention, &written, &stop);
-        tokio::pin!(running);
-        tokio::select! {
-            result = &mut running => result,
-            lost = self.renew_until_lost(lease, &written) => {
-                stop.cancel();
-                // It may have been committed a moment before.
-                match running.await {
-                    Err(Error::Stopped) => Err(lost),
-                    result => result,
+    /// Plans a job, or does a part, or tells when to look again.
+    async fn work_once(&self) -> Result<Found, Error> {
+        let Workers { pool, config, .. } = &*self.shared;
+        if let Some(planning) = answered(NO_ANSWER, plan::claim(pool, config)).await? {
+            self.work_on(planning).await?;
+            return Ok(Found::Work);
+        }
+        if let Some(lease) = answered(NO_ANSWER, claim::claim(pool, self.id, config, self.appetite())).await? {
+            self.work_on(lease).await?;
+            return Ok(Found::Work);
+        }
+        let fallback = self.spread(config.fallback_poll);
+        let due = answered(NO_ANSWER, claim::next_due(pool)).await?;
+        // A little after it: a lease has run out only when its last moment has passed.
+        let due = due.map(|due| due + self.spread(Duration::from_millis(80)));
+        Ok(Found::Nothing(due.map_or(fallback, |due| due.min(fallback))))
+    }
+
+    async fn work_on<L: Leased>(&self, leased: L) -> Result<(), Error> {
+        let workers = &self.shared;
+        if leased.failures() >= i32::from(workers.config.attempts) {
+            return answered(NO_ANSWER, leased.give_up(workers)).await;
+        }
+        let leased = Arc::new(leased);
+        let result = lease::work(&leased, workers, self.shutdown.hard.child_token()).await;
+        self.settle(&*leased, result).await
+    }
+
+    /// Says what came of it. The database may be what failed, so it is told again and again, until the lease must have
+    /// run out: then others know that it came to nothing.
+    async fn settle(&self, leased: &impl Leased, result: Result<(), Error>) -> Result<(), Error> {
+        let (workers, started) = (&self.shared, Instant::now());
+        loop {
+            let tell = async {
+                match &result {
+                    Ok(()) | Err(Error::LeaseLost) => Ok(()),
+                    Err(Error::Stopped) => leased.release(workers).await,
+                    Err(error) => leased.fail(workers, error).await,
+                }
+            };
+            match answered(workers.config.lease, tell).await {
+                Ok(()) | Err(Error::LeaseLost) => return Ok(()),
+                Err(error) if started.elapsed() >= workers.config.lease => return Err(error),
+                Err(error) if self.shutdown.soft.is_cancelled() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell what came of an attempt");
+                    self.pause(DATABASE_AWAY / 2).await;
                 }
             }
-        }
-    }
-
-    /// Renews the lease every second, or every third of it if that is shorter. A database that is away for less than
-    /// the lease does no harm.
-    async fn renew_until_lost(&self, lease: &Lease, written: &AtomicI64) -> Error {
-        let time = self.shared.config.lease;
-        let every = (time / 3).min(Duration::from_secs(1));
-        let mut renewed = tokio::time::Instant::now();
-        loop {
-            tokio::time::sleep(every).await;
-            match lease.renew(&self.shared.pool, time, written.load(Ordering::Relaxed)).await {
-                Ok(()) => renewed = tokio::time::Instant::now(),
-                Err(Error::LeaseLost) => return Error::LeaseLost,
-                Err(error) if renewed.elapsed() >= time => return error,
-                Err(error) => tracing::warn!(%error, "cannot renew a lease"),
-            }
-        }
-    }
-
-    async fn settle(&self, lease: &Lease, result: Result<(), Error>) -> Result<(), Error> {
-        let Workers { pool, config, retention, .. } = &*self.shared;
-        match result {
-            Ok(()) => Ok(()),
-            Err(Error::LeaseLost) => {
-                tracing::info!(job.id = %lease.job, part = lease.ordinal, "stopped a part that is no longer ours");
-                Ok(())
-            }
-            Err(Error::Stopped) => lease.release(pool).await,
-            Err(error) => lease.fail(pool, &error, config, *retention).await,
         }
     }
 }

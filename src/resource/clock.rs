@@ -16,6 +16,8 @@ use crate::database::code;
 const WRITERS_LOCK: i64 = 0x0066_6869_7200_0001;
 /// A waiting planner holds up new writers: it gives way after this long and asks again.
 const PLANNER_WAITS_MS: &str = "100";
+/// A planner that has the lock holds up all writers: one that is frozen then is cut off after this long.
+const PLANNER_HOLDS_MS: &str = "2000";
 
 /// Takes the writers' lock until the end of the transaction, and gives the date for the versions it writes. A version
 /// that replaces one of the same or a later date is dated a millisecond after that.
@@ -43,8 +45,10 @@ pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<
         let mut transaction = pool.begin().await?;
         sqlx::query!(
             "-- resource.clock.patience
-            select set_config('lock_timeout', $1, true)",
-            PLANNER_WAITS_MS
+            select set_config('lock_timeout', $1, true) as waits,
+                set_config('idle_in_transaction_session_timeout', $2, true) as holds",
+            PLANNER_WAITS_MS,
+            PLANNER_HOLDS_MS
         )
         .fetch_one(&mut *transaction)
         .await?;

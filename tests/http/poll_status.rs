@@ -137,7 +137,7 @@ async fn a_failed_export_answers_500_with_its_reason() {
     let job = server.anybody().kick_off("?_type=Patient").await;
     eventually("it fails", || async { job.poll().await.status() == 500 }).await;
     let text = server.anybody().refused(server.anybody().get(&job.url), 500).await;
-    assert!(text.starts_with("processing: ") && text.contains("Patient") && text.contains("broken"), "{text}");
+    assert!(text.starts_with("processing: ") && text.contains("Patient") && text.contains("SQLSTATE 23514"), "{text}");
     assert_eq!(database.count("binary_file").await, 0);
 }
 

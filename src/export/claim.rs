@@ -1,0 +1,201 @@
+//! Who works on what next: jobs in turn, of each the largest part that nobody works on.
+
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Error;
+use super::part::{Lease, Stage, sessions_on};
+use super::request::ExportRequest;
+use crate::config;
+use crate::database::interval;
+use crate::resource::read::Window;
+
+/// Jobs that are looked at for a part in one turn.
+const JOBS_IN_TURN: i64 = 20;
+
+/// Which parts a worker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Appetite {
+    Any,
+    /// Parts of at most so many bytes.
+    Small(i64),
+}
+
+struct Claimed {
+    attempt: i32,
+    failures: i32,
+    stage: String,
+    resource_types: Vec<String>,
+    key_from: i64,
+    key_to: i64,
+    ordinal: i32,
+    taken_over: bool,
+}
+
+/// Leases a part: of the job that waited longest for its turn, the first that nobody works on.
+pub(super) async fn claim(
+    pool: &PgPool,
+    worker: Uuid,
+    config: &config::Export,
+    appetite: Appetite,
+) -> Result<Option<Lease>, Error> {
+    let max_bytes = match appetite {
+        Appetite::Any => i64::MAX,
+        Appetite::Small(bytes) => bytes,
+    };
+    for job in jobs_in_turn(pool, max_bytes).await? {
+        if let Some(lease) = claim_of(pool, &job, worker, config, max_bytes).await? {
+            return Ok(Some(lease));
+        }
+    }
+    Ok(None)
+}
+
+struct InTurn {
+    id: Uuid,
+    transaction_time: OffsetDateTime,
+    request: sqlx::types::Json<ExportRequest>,
+}
+
+async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx::Error> {
+    sqlx::query_as!(
+        InTurn,
+        r#"-- export.claim.jobs_in_turn
+        select id, transaction_time as "transaction_time!", request as "request: sqlx::types::Json<ExportRequest>"
+        from export_job as job
+        where state = 'running' and exists (
+            select from export_part as part
+            where part.job_id = job.id and part.state <> 'done' and part.estimated_bytes <= $1
+                and part.not_before <= clock_timestamp()
+                and (part.state = 'pending' or part.lease_until < clock_timestamp())
+        )
+        order by
+            (select max(claimed_at) from export_part as part where part.job_id = job.id) nulls first,
+            accepted_at
+        limit $2"#,
+        max_bytes,
+        JOBS_IN_TURN
+    )
+    .fetch_all(pool)
+    .await
+}
+
+async fn claim_of(
+    pool: &PgPool,
+    job: &InTurn,
+    worker: Uuid,
+    config: &config::Export,
+    max_bytes: i64,
+) -> Result<Option<Lease>, Error> {
+    let claimed = sqlx::query_as!(
+        Claimed,
+        r#"-- export.claim.part
+        with free as (
+            select ordinal, state = 'running' as taken_over from export_part
+            where job_id = $1 and state <> 'done' and estimated_bytes <= $2
+                and not_before <= clock_timestamp()
+                and (state = 'pending' or lease_until < clock_timestamp())
+            -- The large ones first, so that none is left alone at the end.
+            order by estimated_bytes desc, ordinal
+            limit 1
+            for update skip locked
+        )
+        update export_part as part
+        set state = 'running', attempt = attempt + 1, failures = failures + free.taken_over::int,
+            fault = case when free.taken_over then 'its worker was lost' else fault end,
+            fault_since = case when free.taken_over then coalesce(fault_since, clock_timestamp()) else fault_since end,
+            worker = $3, claimed_at = clock_timestamp(), lease_until = clock_timestamp() + $4, resources = 0
+        from free
+        where part.job_id = $1 and part.ordinal = free.ordinal
+        returning part.ordinal, attempt, failures, stage, resource_types, key_from, key_to, taken_over as "taken_over!""#,
+        job.id,
+        max_bytes,
+        worker,
+        interval(config.lease)
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some(claimed) = claimed else { return Ok(None) };
+    if claimed.taken_over {
+        end_sessions_on(pool, job.id, claimed.ordinal).await?;
+    }
+    Ok(Some(lease_of(job, claimed, config)))
+}
+
+fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
+    Lease {
+        job: job.id,
+        ordinal: claimed.ordinal,
+        attempt: claimed.attempt,
+        failures: claimed.failures,
+        stage: if claimed.stage == Stage::Deleted.as_str() { Stage::Deleted } else { Stage::Output },
+        resource_types: claimed.resource_types,
+        keys: claimed.key_from..claimed.key_to,
+        window: Window { at: job.transaction_time, since: job.request.since, until: job.request.until },
+        file_size: job.request.file_size(config.file_target),
+        written: AtomicI64::new(0),
+    }
+}
+
+/// Ends the database sessions of the workers whose leases ran out: they may be frozen in the middle of a transaction.
+async fn end_sessions_on(pool: &PgPool, job: Uuid, part: i32) -> Result<(), sqlx::Error> {
+    let sessions = end_sessions_named(pool, &sessions_on(job, part)).await?;
+    tracing::warn!(job.id = %job, part, sessions, "took over a part whose worker was lost");
+    Ok(())
+}
+
+/// Gives how many there were. Those that wait in a pool for their next work do no harm.
+async fn end_sessions_named(pool: &PgPool, name: &str) -> Result<usize, sqlx::Error> {
+    let ended = sqlx::query!(
+        r#"-- export.claim.end_sessions
+        select pg_terminate_backend(pid) as ended from pg_stat_activity
+        where application_name like $1 and state <> 'idle' and pid <> pg_backend_pid() and datname = current_database()"#,
+        name
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(ended.len())
+}
+
+/// Ends the database sessions of workers that have not noticed that their job is over: they may be frozen, and hold on
+/// to what they have written, which nobody wants any more. Gives how many there were.
+pub(crate) async fn end_sessions_of_the_past(pool: &PgPool) -> Result<usize, sqlx::Error> {
+    let ended = sqlx::query!(
+        r#"-- export.claim.end_sessions_of_the_past
+        select pg_terminate_backend(pid) as ended
+        from pg_stat_activity as session
+            left join export_job as job on job.id::text = regexp_replace(
+                split_part(application_name, ' ', 2), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '\1-\2-\3-\4-\5'
+            )
+        where application_name like 'export %' and session.state <> 'idle' and datname = current_database()
+            -- Who is not frozen notices within a second.
+            and (job.id is null or job.finished_at < clock_timestamp() - interval '5 seconds')"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(ended.len())
+}
+
+/// How long until a lease runs out, or until a part or a job may be tried again; none if nothing is under way. A worker
+/// that has nothing to do looks again then.
+pub(super) async fn next_due(pool: &PgPool) -> Result<Option<Duration>, Error> {
+    let seconds = sqlx::query_scalar!(
+        r#"-- export.claim.next_due
+        select extract(epoch from min(due) - clock_timestamp())::float8 as seconds
+        from (
+            select greatest(lease_until, not_before) as due from export_job where state = 'accepted'
+            union all
+            select case part.state when 'running' then part.lease_until else part.not_before end
+            from export_part as part join export_job as job on job.id = part.job_id
+            where job.state = 'running' and part.state <> 'done'
+        ) as unfinished
+        where due > clock_timestamp()"#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
+}
