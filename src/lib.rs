@@ -7,17 +7,23 @@
 //! http::kick_off  export::job   export::plan, resource::clock    export::{worker,run}    export::manifest  binary::download
 //! ```
 //!
-//! Which module may use which:
+//! Which module may use which; a test holds the source to it:
 //!
 //! ```text
-//! main → command → server → { http, export::worker, reaper, database, telemetry, shutdown }
-//! http     → export, binary, identity, fhir
-//! export   → resource, binary, identity, fhir
-//! resource → fhir, database
-//! binary   → identity (whose a file is)
-//! identity → fhir
-//! config, fhir, shutdown are leaves; every module may read its own section of the configuration
+//! command   → server, export, binary, resource, database, telemetry, config, fhir
+//! server    → http, export, reaper, database, identity, shutdown, config
+//! http      → export, binary, identity, database, shutdown, config, fhir
+//! reaper    → export, binary, resource, config
+//! export    → resource, binary, identity, database, shutdown, config, fhir
+//! resource  → database, config, fhir
+//! binary    → identity, database, fhir
+//! identity  → fhir
+//! database  → config
+//! telemetry → config
+//! config    → identity
 //! ```
+//!
+//! `fhir` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.
 
 mod binary;
 pub mod command;
@@ -32,3 +38,58 @@ pub mod resource;
 mod server;
 mod shutdown;
 mod telemetry;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// The names of modules in `crate::name` of this file and of all below this folder.
+    fn used_by(path: &Path, used: &mut BTreeSet<String>) {
+        if path.is_dir() {
+            for entry in path.read_dir().unwrap() {
+                used_by(&entry.unwrap().path(), used);
+            }
+        } else if let Ok(text) = std::fs::read_to_string(path) {
+            let names = text.split("crate::").skip(1);
+            used.extend(
+                names
+                    .filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_ascii_lowercase()).next())
+                    .map(str::to_owned),
+            );
+        }
+    }
+
+    #[test]
+    fn modules_use_only_those_they_may() {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let table: Vec<(&str, BTreeSet<&str>)> = include_str!("lib.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! ")?.split_once('→'))
+            .map(|(module, uses)| (module.trim(), uses.split(',').map(str::trim).collect()))
+            // The way of an export has an arrow too.
+            .filter(|(module, _): &(&str, _)| module.bytes().all(|byte| byte.is_ascii_lowercase()))
+            .collect();
+        let modules: Vec<String> = std::fs::read_dir(&src)
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().path().file_stem()?.to_str().map(str::to_owned))
+            .collect();
+        assert!(table.len() > 10 && modules.len() > 10);
+        for (module, may_use) in &table {
+            assert!(modules.iter().any(|name| name == module), "there is no module {module}");
+            assert!(may_use.iter().all(|used| modules.iter().any(|name| name == used)), "{module} → {may_use:?}");
+        }
+        for module in modules.iter().filter(|name| !matches!(name.as_str(), "lib" | "main")) {
+            let mut used = BTreeSet::new();
+            used_by(&src.join(format!("{module}.rs")), &mut used);
+            used_by(&src.join(module), &mut used);
+            let may_use =
+                table.iter().find(|(name, _)| name == module).map(|(_, uses)| uses.clone()).unwrap_or_default();
+            let wrong: Vec<_> = used
+                .iter()
+                .filter(|name| *name != module && modules.contains(name) && !may_use.contains(name.as_str()))
+                .collect();
+            assert!(wrong.is_empty(), "{module} uses {wrong:?}: not in the table in lib.rs");
+        }
+    }
+}
