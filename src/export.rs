@@ -15,6 +15,7 @@
 //! | running | leased to a worker; `attempt` fences it | done, pending (failed, lost or released) |
 //! | done | its files are there, committed with this state | – |
 
+pub(crate) mod admission;
 pub(crate) mod claim;
 mod coverage;
 pub(crate) mod governor;

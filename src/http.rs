@@ -4,6 +4,7 @@ mod binary;
 mod caller;
 mod conditional;
 mod error;
+mod idempotency;
 mod kick_off;
 mod metadata;
 mod negotiate;

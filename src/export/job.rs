@@ -1,4 +1,4 @@
-//! The jobs, for those who start, watch and end them: `export_job` as callers and operators see it.
+//! The jobs, for those who watch and end them: `export_job` as callers and operators see it.
 
 use std::time::Duration;
 
@@ -9,12 +9,8 @@ use uuid::Uuid;
 
 use super::WORK;
 use super::request::ExportRequest;
-use crate::config;
 use crate::database::interval;
 use crate::identity::Owner;
-
-/// The advisory lock under which kick-offs are counted.
-const ADMISSION_LOCK: i64 = 0x0066_6869_7200_0002;
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,65 +74,6 @@ impl Progress {
     pub(crate) fn percent(self) -> i64 {
         (self.written.saturating_mul(100) / self.expected.max(1)).clamp(0, 99)
     }
-}
-
-/// Why a kick-off was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotAccepted {
-    #[error("you have {0} exports that are not finished, which is the limit; wait for one, or cancel one with DELETE")]
-    OwnerLimit(u32),
-    #[error("{0} exports are waiting already, which is the limit; try again later")]
-    QueueLimit(u32),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-}
-
-/// Stores the job and wakes the workers.
-pub(crate) async fn submit(
-    pool: &PgPool,
-    owner: &Owner,
-    request: &ExportRequest,
-    limits: &config::Export,
-) -> Result<Uuid, NotAccepted> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query!(
-        r#"-- export.job.admission
-        select pg_advisory_xact_lock($1) as "nothing: ()""#,
-        ADMISSION_LOCK
-    )
-    .execute(&mut *transaction)
-    .await?;
-    let unfinished = sqlx::query!(
-        r#"-- export.job.unfinished
-        select
-            count(*) filter (where owner_issuer = $1 and owner_subject = $2) as "of_owner!",
-            count(*) filter (where state = 'accepted') as "waiting!"
-        from export_job where state in ('accepted', 'running')"#,
-        owner.issuer,
-        owner.subject
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    if unfinished.of_owner >= i64::from(limits.max_running_per_owner) {
-        return Err(NotAccepted::OwnerLimit(limits.max_running_per_owner));
-    }
-    if unfinished.waiting >= i64::from(limits.max_queued) {
-        return Err(NotAccepted::QueueLimit(limits.max_queued));
-    }
-    let id = Uuid::new_v4();
-    sqlx::query!(
-        "-- export.job.submit
-        insert into export_job (id, owner_issuer, owner_subject, request, state) values ($1, $2, $3, $4, 'accepted')",
-        id,
-        owner.issuer,
-        owner.subject,
-        Json(request) as _
-    )
-    .execute(&mut *transaction)
-    .await?;
-    announce_work(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(id)
 }
 
 /// Wakes the workers of all replicas when the transaction is committed.

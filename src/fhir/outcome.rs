@@ -25,6 +25,7 @@ pub(crate) enum IssueType {
     Forbidden,
     NotFound,
     Processing,
+    BusinessRule,
     TooLong,
     Timeout,
     Throttled,

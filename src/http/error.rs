@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::response::outcome_response;
-use crate::export::job::NotAccepted;
+use crate::export::admission::NotAccepted;
 use crate::export::request::Refused;
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::identity;
@@ -113,6 +113,11 @@ impl From<NotAccepted> for ApiError {
                 let text = format!("Too many exports: {error}.");
                 Self::new(StatusCode::TOO_MANY_REQUESTS, IssueType::Throttled, text)
                     .retry_after(Duration::from_secs(30))
+            }
+            NotAccepted::KeyInUse => {
+                let text = "The Idempotency-Key was used for another request, or when you had other rights. Send the \
+                            very same request, or another key.";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, IssueType::BusinessRule, text)
             }
         }
     }

@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::caller::Exporter;
 use super::error::ApiError;
+use super::idempotency::idempotency_key;
 use super::negotiate::{Prefer, accepts_json, is_json};
-use crate::export::job::submit;
+use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::request::ExportRequest;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters::{self, Parameter};
@@ -71,7 +72,24 @@ async fn kick_off(
 ) -> Result<Response, ApiError> {
     let prefer = Prefer::read(headers);
     check_headers(headers, &prefer)?;
+    let key = idempotency_key(headers)?;
     let request = ExportRequest::read(url, parameters, prefer.lenient, &caller.types)?;
+    let kick_off = KickOff { owner: &caller.owner, request: &request, key: key.as_deref() };
+    // What has been started takes nothing, so nothing stands against saying so.
+    let id = match started_before(&app.pool, &kick_off).await? {
+        Some(id) => id,
+        None => {
+            check_readiness(app).await?;
+            submit(&app.pool, &kick_off, &app.config.export).await?
+        }
+    };
+    // The shape HAPI clients know, and nothing in the body (rules A3, A4, K6).
+    let location = format!("{}/$export-poll-status?_jobId={id}", app.base);
+    Ok((StatusCode::ACCEPTED, [(CONTENT_LOCATION, location)]).into_response())
+}
+
+/// Whether this server can take another export.
+async fn check_readiness(app: &App) -> Result<(), ApiError> {
     if app.stopping.is_cancelled() {
         return Err(ApiError::unavailable("This server is stopping. Try again in a moment."));
     }
@@ -84,11 +102,7 @@ async fn kick_off(
         )
         .retry_after(Duration::from_secs(300)));
     }
-    let id = submit(&app.pool, &caller.owner, &request, &app.config.export).await?;
-    tracing::info!(job.id = %id, "accepted an export");
-    // The shape HAPI clients know, and nothing in the body (rules A3, A4, K6).
-    let location = format!("{}/$export-poll-status?_jobId={id}", app.base);
-    Ok((StatusCode::ACCEPTED, [(CONTENT_LOCATION, location)]).into_response())
+    Ok(())
 }
 
 fn check_headers(headers: &HeaderMap, prefer: &Prefer) -> Result<(), ApiError> {

@@ -104,7 +104,7 @@ fn export_definition(base: &str) -> Value {
         "export",
         "FHIR Bulk Data System Level Export",
         "Starts an export of all resources the caller may have. Needs the header Prefer: respond-async; answers 202 \
-         with the poll URL in Content-Location.",
+         with the poll URL in Content-Location. Sent again with the same Idempotency-Key, it starts nothing new.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export");
     definition["parameter"] = json!([

@@ -20,6 +20,7 @@ mod ehealth;
 mod faults;
 mod file_size;
 mod governor;
+mod idempotency;
 mod kick_off;
 mod load;
 mod long_resources;
