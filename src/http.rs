@@ -6,12 +6,15 @@ mod conditional;
 mod error;
 mod idempotency;
 mod kick_off;
+mod limit;
 mod metadata;
 mod negotiate;
 pub(crate) mod operator;
 mod poll_status;
 mod response;
 pub(crate) mod serve;
+
+pub(crate) use limit::Polls;
 
 use std::sync::Arc;
 
@@ -43,6 +46,7 @@ pub(crate) struct App {
     pub(crate) base: String,
     pub(crate) config: Config,
     pub(crate) disk: DiskReserve,
+    pub(crate) polls: Polls,
     /// Tells the reaper that the files of an export are of no use any more.
     pub(crate) useless: Arc<Notify>,
     /// Cancelled when nothing new is to be taken.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LOCATION};
@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use crate::{Result, Timed, timed};
 
-/// Between two polls.
-const POLL_EVERY: Duration = Duration::from_millis(10);
+/// Between two polls of a small export, and of one that is not done after half a second: it may be polled so for ever.
+const POLL_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+const SMALL: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 pub struct Client {
@@ -62,11 +63,17 @@ impl Client {
 
     /// Polls until it is complete.
     pub async fn completed(&self, url: String) -> Result<Job> {
+        self.completed_with(url, |age| if age < SMALL { POLL_EVERY.0 } else { POLL_EVERY.1 }).await
+    }
+
+    /// Polls until it is complete, and waits in between as its age demands.
+    pub async fn completed_with(&self, url: String, pause: impl Fn(Duration) -> Duration) -> Result<Job> {
+        let started = Instant::now();
         loop {
             if let Some(files) = self.poll(&url).await? {
                 return Ok(Job { url, files });
             }
-            tokio::time::sleep(POLL_EVERY).await;
+            tokio::time::sleep(pause(started.elapsed())).await;
         }
     }
 

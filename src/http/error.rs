@@ -50,6 +50,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, IssueType::Transient, text).retry_after(Duration::from_secs(5))
     }
 
+    /// Too much of something that is good in measure.
+    pub(super) fn throttled(text: impl Into<Cow<'static, str>>, again: Duration) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, IssueType::Throttled, text).retry_after(again)
+    }
+
     /// The client named a state of the file that is not the state it has (RFC 9110, 15.5.13).
     pub(super) fn precondition_failed() -> Self {
         let text = "The file is not as If-Match or If-Unmodified-Since wants it.";
@@ -110,9 +115,7 @@ impl From<NotAccepted> for ApiError {
         match error {
             NotAccepted::Database(error) => error.into(),
             NotAccepted::OwnerLimit(_) | NotAccepted::QueueLimit(_) => {
-                let text = format!("Too many exports: {error}.");
-                Self::new(StatusCode::TOO_MANY_REQUESTS, IssueType::Throttled, text)
-                    .retry_after(Duration::from_secs(30))
+                Self::throttled(format!("Too many exports: {error}."), Duration::from_secs(30))
             }
             NotAccepted::KeyInUse => {
                 let text = "The Idempotency-Key was used for another request, or when you had other rights. Send the \

@@ -25,6 +25,7 @@ use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::{self, Parameter};
 use crate::identity::Principal;
 
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Never longer between two polls: an export that has just finished should not wait for its client.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -83,6 +84,11 @@ async fn find(app: &App, caller: &Principal, job: &JobId) -> Result<Job, ApiErro
 
 async fn poll(app: &App, caller: &Principal, id: JobId) -> Result<Response, ApiError> {
     let job = find(app, caller, &id).await?;
+    // Only of jobs that are there, so that nobody fills the memory with ids; and before anything that costs more.
+    if !app.polls.allow(job.id) {
+        let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";
+        return Err(ApiError::throttled(text, SHORTEST_WAIT));
+    }
     match job.state {
         JobState::Accepted | JobState::Running => in_progress(app, &job).await,
         JobState::Completed => {
@@ -135,7 +141,7 @@ fn hapi_text(job: &Job) -> String {
 
 /// A tenth of the job's age: soon for a job that may be done in a moment, rarely for one that takes hours (rule C4).
 fn retry_after(age: f64) -> Duration {
-    Duration::try_from_secs_f64(age / 10.0).unwrap_or(Duration::ZERO).clamp(Duration::from_secs(1), LONGEST_WAIT)
+    Duration::try_from_secs_f64(age / 10.0).unwrap_or(Duration::ZERO).clamp(SHORTEST_WAIT, LONGEST_WAIT)
 }
 
 fn http_date(at: Option<OffsetDateTime>) -> String {

@@ -30,6 +30,7 @@ mod notification;
 mod operator;
 mod ownership;
 mod poll_status;
+mod polling_too_often;
 mod range;
 mod retention;
 mod roles;

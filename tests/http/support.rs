@@ -22,6 +22,12 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl Fn
     let started = Instant::now();
     while !is_so().await {
         assert!(started.elapsed() < Duration::from_secs(30), "it never came true that {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        pause_since(started).await;
     }
+}
+
+/// Between two looks: short at first, then long enough that a job may be polled so for ever (rule C5).
+async fn pause_since(started: Instant) {
+    let is_new = started.elapsed() < Duration::from_millis(500);
+    tokio::time::sleep(Duration::from_millis(if is_new { 20 } else { 110 })).await;
 }

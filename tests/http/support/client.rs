@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
+use super::pause_since;
+
 const FHIR_JSON: &str = "application/fhir+json";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -125,7 +127,8 @@ impl Job {
                 StatusCode::OK => {
                     return Manifest { caller: self.caller.clone(), json: response.json().await.unwrap() };
                 }
-                StatusCode::ACCEPTED => tokio::time::sleep(Duration::from_millis(10)).await,
+                // Throttled only if the test has polled before.
+                StatusCode::ACCEPTED | StatusCode::TOO_MANY_REQUESTS => pause_since(started).await,
                 status => panic!("{status}: {}", response.text().await.unwrap()),
             }
             assert!(started.elapsed() < PATIENCE, "the export does not complete");
