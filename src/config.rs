@@ -75,6 +75,7 @@ pub struct Http {
     pub public_base_url: Option<Url>,
     pub max_connections: usize,
     pub max_body: ByteSize,
+    pub max_headers: ByteSize,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -281,6 +282,7 @@ impl Config {
         refuse(retention.files.is_zero(), "retention.files must be more than 0");
         refuse(retention.sweep < Duration::from_millis(100), "retention.sweep must be at least 100ms");
         refuse(self.http.max_connections == 0, "http.max_connections must be at least 1");
+        refuse(self.http.max_headers.bytes() < 1 << 10, "http.max_headers must be at least 1KiB");
         refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
         refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");
         refuse(

@@ -22,7 +22,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::middleware::{from_fn, map_request, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
 use axum::routing::get;
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -71,6 +71,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .nest("/fhir", fhir)
         // From the innermost to the outermost.
         .layer(DefaultBodyLimit::max(config.max_body.as_usize()))
+        .layer(from_fn_with_state(config.max_headers, limit::headers))
         .layer(TimeoutLayer::with_status_code(too_slow, config.request_timeout))
         .layer(CatchPanicLayer::new())
         .layer(map_response(response::as_outcome))

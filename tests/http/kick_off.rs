@@ -196,6 +196,27 @@ async fn a_body_that_is_too_large_is_refused() {
     anybody.refused(anybody.export_by_post(&" ".repeat(2_000)), 413).await;
 }
 
+// RFC 6585, 5; B13
+#[tokio::test]
+async fn a_url_and_headers_that_are_too_long_are_refused() {
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let of = |length: usize| "x".repeat(length);
+    for request in [
+        anybody.export("").header("x-long", of(33_000)),
+        anybody.export(&format!("?_exportId={}", of(33_000))),
+        anybody.export(&format!("?_exportId={}", of(17_000))).header("x-long", of(17_000)),
+        anybody.export("").header("x-long", of(17_000)).header("x-long", of(17_000)),
+        anybody.get(&format!("/nothing/{}", of(33_000))),
+    ] {
+        let text = anybody.refused(request, 431).await;
+        assert!(text.starts_with("too-long: ") && text.contains("at most 32 KiB"), "{text}");
+    }
+    // A large token goes through.
+    anybody.accepted(anybody.export("").header("authorization", format!("Bearer {}", of(30_000)))).await;
+}
+
 // B14
 #[tokio::test]
 async fn too_many_unfinished_exports_are_refused_for_a_while() {
