@@ -74,6 +74,8 @@ pub struct Http {
     #[serde(deserialize_with = "unless_empty")]
     pub public_base_url: Option<Url>,
     pub max_connections: usize,
+    pub max_downloads: usize,
+    pub max_downloads_per_owner: usize,
     pub max_body: ByteSize,
     pub max_headers: ByteSize,
     #[serde(with = "humantime_serde")]
@@ -282,6 +284,8 @@ impl Config {
         refuse(retention.files.is_zero(), "retention.files must be more than 0");
         refuse(retention.sweep < Duration::from_millis(100), "retention.sweep must be at least 100ms");
         refuse(self.http.max_connections == 0, "http.max_connections must be at least 1");
+        refuse(self.http.max_downloads == 0, "http.max_downloads must be at least 1");
+        refuse(self.http.max_downloads_per_owner == 0, "http.max_downloads_per_owner must be at least 1");
         refuse(self.http.max_headers.bytes() < 1 << 10, "http.max_headers must be at least 1KiB");
         refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
         refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");

@@ -14,7 +14,7 @@ mod poll_status;
 mod response;
 pub(crate) mod serve;
 
-pub(crate) use limit::Polls;
+pub(crate) use limit::{Downloads, Polls};
 
 use std::sync::Arc;
 
@@ -47,6 +47,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) disk: DiskReserve,
     pub(crate) polls: Polls,
+    pub(crate) downloads: Arc<Downloads>,
     /// Tells the reaper that the files of an export are of no use any more.
     pub(crate) useless: Arc<Notify>,
     /// Cancelled when nothing new is to be taken.

@@ -33,7 +33,7 @@ const MAX_LEEWAY: Duration = Duration::from_secs(60);
 
 /// To whom a job and its files belong: the issuer and its name for the user, as two issuers may use
 /// the same name.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Owner {
     pub(crate) issuer: String,
     pub(crate) subject: String,

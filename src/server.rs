@@ -11,7 +11,7 @@ use crate::config::{AuthMode, Config};
 use crate::database::{self, Database, DiskReserve};
 use crate::export::governor::Governor;
 use crate::export::worker::Workers;
-use crate::http::{self, App, Polls};
+use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
 use crate::reaper::Reaper;
 use crate::shutdown::{Shutdown, Signals, Tasks};
@@ -99,6 +99,7 @@ impl Server {
             base,
             disk: DiskReserve::new(&config.database, &database),
             polls: Polls::new(),
+            downloads: Downloads::new(&config.http),
             useless: Arc::clone(&useless),
             stopping: shutdown.soft.clone(),
             config: config.clone(),

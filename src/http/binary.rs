@@ -76,10 +76,16 @@ async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Res
     let length = download.length();
     let ranges_of = (representation != Representation::FhirJson).then_some(length);
     match wanted(&request.method, &request.headers, &Current { etag: &etag, last_modified, ranges_of }) {
-        Wanted::Whole => Ok(sent(StatusCode::OK, download, representation, validators)),
+        Wanted::Whole => {
+            let content = content(app, caller, &request.method, download)?;
+            Ok(sent(StatusCode::OK, length, content, representation, validators))
+        }
         Wanted::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
-            let mut response = sent(StatusCode::PARTIAL_CONTENT, download.part(range), representation, validators);
+            let download = download.part(range);
+            let length = download.length();
+            let content = content(app, caller, &request.method, download)?;
+            let mut response = sent(StatusCode::PARTIAL_CONTENT, length, content, representation, validators);
             response.headers_mut().insert(CONTENT_RANGE, header(content_range)?);
             Ok(response)
         }
@@ -89,9 +95,23 @@ async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Res
     }
 }
 
-fn sent(status: StatusCode, download: Download, representation: Representation, validators: HeaderMap) -> Response {
-    let length = download.length();
-    let mut response = Response::new(Body::from_stream(download.stream()));
+/// What is sent, if one more download may be under way. HEAD sends nothing, so it is none.
+fn content(app: &App, caller: &Principal, method: &Method, download: Download) -> Result<Body, ApiError> {
+    if method == Method::HEAD {
+        return Ok(Body::empty());
+    }
+    let under_way = app.downloads.begin(&caller.owner)?;
+    Ok(Body::from_stream(under_way.counting(download.stream())))
+}
+
+fn sent(
+    status: StatusCode,
+    length: u64,
+    content: Body,
+    representation: Representation,
+    validators: HeaderMap,
+) -> Response {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     *headers = validators;

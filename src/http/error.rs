@@ -7,6 +7,7 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTI
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::limit::TooMany;
 use super::response::outcome_response;
 use crate::export::admission::NotAccepted;
 use crate::export::request::Refused;
@@ -123,6 +124,12 @@ impl From<NotAccepted> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, IssueType::BusinessRule, text)
             }
         }
+    }
+}
+
+impl From<TooMany> for ApiError {
+    fn from(error: TooMany) -> Self {
+        Self::throttled(format!("Too many downloads: {error}."), Duration::from_secs(5))
     }
 }
 

@@ -1,6 +1,7 @@
-//! How much of the server one request and one client may take: headers, polls of a job. These limits are kept by each
-//! process for itself; those of exports are in the ledger (`export::admission`).
+//! How much of the server one request and one client may take: headers, polls of a job, downloads. These limits are
+//! kept by each process for itself; those of exports are in the ledger (`export::admission`).
 
+mod downloads;
 mod polls;
 
 use axum::extract::{Request, State};
@@ -11,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use super::error::ApiError;
 use crate::config::ByteSize;
 use crate::fhir::outcome::IssueType;
+pub(crate) use downloads::Downloads;
+pub(super) use downloads::TooMany;
 pub(crate) use polls::Polls;
 
 /// Refuses a request whose target and headers are too long (RFC 6585, 5). Far past that, at 100 headers, a target of

@@ -16,6 +16,7 @@ mod cancel;
 mod complete;
 mod conditional;
 mod download;
+mod downloads_at_once;
 mod ehealth;
 mod faults;
 mod file_size;
