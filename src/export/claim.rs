@@ -74,6 +74,12 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
                 and (part.state = 'pending' or part.lease_until < clock_timestamp())
         )
         order by
+            -- Owners in turn, also over jobs that are done: else many small ones would come before one that is large.
+            (
+                select max((select max(claimed_at) from export_part as part where part.job_id = other.id))
+                from export_job as other
+                where other.owner_issuer = job.owner_issuer and other.owner_subject = job.owner_subject
+            ) nulls first,
             (select max(claimed_at) from export_part as part where part.job_id = job.id) nulls first,
             accepted_at
         limit $2"#,

@@ -58,11 +58,22 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
             fault_since = case when lease_until is null then fault_since else coalesce(fault_since, clock_timestamp()) end,
             lease_until = clock_timestamp() + $1
         where id = (
-            select id from export_job
+            select id from export_job as waiting
             where state = 'accepted' and not_before <= clock_timestamp()
                 and (lease_until is null or lease_until < clock_timestamp())
                 and (select count(*) from export_job where state = 'running') < $2
-            order by accepted_at
+            order by
+                -- Owners in turn: who has the fewest jobs under way, then who waited longest since one was started.
+                (
+                    select count(*) from export_job as other
+                    where other.owner_issuer = waiting.owner_issuer and other.owner_subject = waiting.owner_subject
+                        and (other.state = 'running' or other.lease_until > clock_timestamp())
+                ),
+                (
+                    select max(other.started_at) from export_job as other
+                    where other.owner_issuer = waiting.owner_issuer and other.owner_subject = waiting.owner_subject
+                ) nulls first,
+                accepted_at
             limit 1
             for update skip locked
         )

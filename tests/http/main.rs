@@ -18,6 +18,7 @@ mod conditional;
 mod download;
 mod downloads_at_once;
 mod ehealth;
+mod fair_turns;
 mod faults;
 mod file_size;
 mod governor;

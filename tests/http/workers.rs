@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Database, Job, Server, eventually};
 
 /// Keeps every file of Basic waiting to be stored, until this is rolled back.
-async fn hold_basic(database: &Database) -> sqlx::Transaction<'static, sqlx::Postgres> {
+pub async fn hold_basic(database: &Database) -> sqlx::Transaction<'static, sqlx::Postgres> {
     database
         .execute(
             "create function hold() returns trigger language plpgsql
