@@ -11,6 +11,8 @@ use crate::identity::Owner;
 
 /// The advisory lock under which kick-offs are counted.
 const ADMISSION_LOCK: i64 = 0x0066_6869_7200_0002;
+/// Who has the lock keeps all others from starting exports: one that is frozen then is cut off after this long.
+const HOLDS_MS: &str = "2000";
 
 /// What somebody wants to start.
 pub(crate) struct KickOff<'a> {
@@ -40,6 +42,13 @@ pub(crate) async fn submit(
     limits: &config::Export,
 ) -> Result<Uuid, NotAccepted> {
     let mut transaction = pool.begin().await?;
+    sqlx::query!(
+        "-- export.admission.patience
+        select set_config('idle_in_transaction_session_timeout', $1, true)",
+        HOLDS_MS
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
     sqlx::query!(
         r#"-- export.admission.lock
         select pg_advisory_xact_lock($1) as "nothing: ()""#,

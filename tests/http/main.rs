@@ -17,6 +17,7 @@ mod complete;
 mod conditional;
 mod download;
 mod downloads_at_once;
+mod drain;
 mod ehealth;
 mod fair_turns;
 mod faults;

@@ -21,8 +21,10 @@ pub struct Caller {
 
 impl Caller {
     pub fn new(base: &str, token: Option<&str>) -> Self {
-        // Many servers in one process: connections of one test are of no use to another.
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        // Many servers in one process: connections of one test are of no use to another. The server closes one that is
+        // idle for ten seconds, perhaps just as the next request is sent on it.
+        let idle = Duration::from_secs(5);
+        let client = reqwest::Client::builder().no_proxy().pool_idle_timeout(idle).build().unwrap();
         Self { client, base: base.to_owned(), token: token.map(str::to_owned) }
     }
 
