@@ -141,6 +141,7 @@ pub(crate) async fn list(pool: &PgPool) -> Result<Vec<Job>, sqlx::Error> {
 
 /// Ends a job that is not finished; false if it is, or is not there.
 pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Result<bool, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
     let cancelled = sqlx::query!(
         "-- export.job.cancel
         update export_job
@@ -149,8 +150,10 @@ pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Resu
         id,
         interval(retention)
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
+    make_room(&mut transaction).await?;
+    transaction.commit().await?;
     Ok(cancelled.rows_affected() == 1)
 }
 
@@ -176,9 +179,14 @@ pub(super) async fn complete(connection: &mut PgConnection, id: Uuid, retention:
         id,
         interval(retention)
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    make_room(connection).await
+}
+
+/// A job that waits because of `export.max_running` may have its turn now that another has ended.
+async fn make_room(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    announce_work(connection).await
 }
 
 /// Fails a job that is not finished.
@@ -198,9 +206,9 @@ pub(super) async fn fail(
         reason,
         interval(retention)
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    make_room(connection).await
 }
 
 /// Fails the jobs that were accepted longer ago than `deadline`, and tells which.

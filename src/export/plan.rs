@@ -61,7 +61,11 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
             select id from export_job as waiting
             where state = 'accepted' and not_before <= clock_timestamp()
                 and (lease_until is null or lease_until < clock_timestamp())
-                and (select count(*) from export_job where state = 'running') < $2
+                -- Those that are being planned are about to run.
+                and (
+                    select count(*) from export_job
+                    where state = 'running' or (state = 'accepted' and lease_until > clock_timestamp())
+                ) < $2
             order by
                 -- Owners in turn: who has the fewest jobs under way, then who waited longest since one was started.
                 (

@@ -95,6 +95,23 @@ async fn jobs_past_the_limit_wait_their_turn() {
     next.completed().await;
 }
 
+// Its place is free at once, not when somebody happens to look
+#[tokio::test]
+async fn a_cancelled_job_makes_room_for_the_next() {
+    let database = Database::create().await;
+    database.put(&[r#"{"resourceType":"Basic","id":"b"}"#]).await;
+    database.put_patients(1).await;
+    let settings = [("export.max_running", "1"), ("export.fallback_poll", "10m"), ("export.lease", "10m")];
+    let server = Server::start_with(&database, &settings).await;
+    let hold = hold_basic(&database).await;
+    let large = large_job(&database, &server).await;
+    wait_until_claimed(&database).await;
+    let next = server.anybody().kick_off("?_type=Patient").await;
+    assert_eq!(large.delete().await.status(), 202);
+    next.completed().await;
+    hold.rollback().await.unwrap();
+}
+
 #[tokio::test]
 async fn sigterm_ends_an_idle_server_in_good_order() {
     let database = Database::create().await;
