@@ -128,6 +128,29 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
     .await
 }
 
+/// The files of a completed job, in the order of the manifest: all of them, or none if the job has expired and its files
+/// are going. One statement, so that it sees one moment.
+pub(crate) async fn list_whole(pool: &PgPool, job: Uuid) -> Result<Option<Vec<Listed>>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"-- binary.list_whole
+        select file.id as "id?", kind as "kind?", resource_type as "resource_type?", resources as "resources?"
+        from export_job as job left join binary_file as file on file.job_id = job.id
+        where job.id = $1 and state = 'completed' and expires_at > clock_timestamp()
+        order by part, ordinal"#,
+        job
+    )
+    .fetch_all(pool)
+    .await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    // Without files there is one row, of the job alone.
+    let files = rows.into_iter().filter_map(|row| {
+        Some(Listed { id: row.id?, kind: row.kind?, resource_type: row.resource_type?, resources: row.resources? })
+    });
+    Ok(Some(files.collect()))
+}
+
 /// How many resources the files of each part hold, by part and kind.
 pub(crate) async fn resources_by_part(
     connection: &mut PgConnection,

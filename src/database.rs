@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Executor, PgPool};
 
 use crate::config::Config;
 pub(crate) use disk::DiskReserve;
@@ -105,6 +105,7 @@ impl Database {
             &[
                 ("statement_timeout", milliseconds.to_string()),
                 ("idle_in_transaction_session_timeout", milliseconds.to_string()),
+                (NOBODY_TAKES.0, NOBODY_TAKES.1.to_owned()),
             ],
         )
     }
@@ -136,6 +137,8 @@ impl Database {
         let fixed = [
             // No plan here gains from it, and compiling one costs more than most queries take.
             ("jit", "off"),
+            // It would warn that there is nothing to roll back when a connection is given back.
+            ("client_min_messages", "error"),
             // A plan for any type would touch all partitions; a plan for one touches one.
             ("plan_cache_mode", "force_custom_plan"),
             // What a killed process was waiting for, or a machine that is gone: Postgres is to notice, and end it.
@@ -155,12 +158,12 @@ impl Database {
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECTING)
-            // A connection that came back in the middle of something is tried. One that died without a word would never
-            // answer, and keep its place in the pool for ever.
+            // Who was dropped while a transaction began has left it open, and the next user would be in it. A connection
+            // that died without a word would never answer, and keep its place in the pool for ever.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    match tokio::time::timeout(CONNECTING, connection.ping()).await {
-                        Ok(result) => result.map(|()| true),
+                    match tokio::time::timeout(CONNECTING, connection.execute("rollback")).await {
+                        Ok(result) => result.map(|_| true),
                         Err(_) => Err(sqlx::Error::PoolTimedOut),
                     }
                 })
@@ -169,10 +172,14 @@ impl Database {
     }
 }
 
+/// What Postgres sends and nobody takes: it ends the session then. Not for workers, who read at a pace.
+const NOBODY_TAKES: (&str, &str) = ("tcp_user_timeout", "60s");
 /// How long to wait for a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
 /// A change of the schema waits no longer than this for a lock: who else wants it stands in line behind it.
 const LOCK_TIMEOUT: &str = "2s";
+/// Who is frozen in the middle of a change of the schema keeps everybody from working: it is cut off after this long.
+const FROZEN: &str = "10s";
 /// Between two attempts at a change of the schema: time for those who stood in line.
 const MIGRATE_AGAIN: Duration = Duration::from_secs(3);
 /// So many attempts, some minutes.
@@ -188,8 +195,9 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.set_ignore_missing(true);
     let mut connection = pool.acquire().await?;
-    let set = "-- database.migrate\nselect set_config('lock_timeout', $1, false)";
-    sqlx::query(set).bind(LOCK_TIMEOUT).execute(&mut *connection).await?;
+    let set = "-- database.migrate
+        select set_config('lock_timeout', $1, false), set_config('idle_in_transaction_session_timeout', $2, false)";
+    sqlx::query(set).bind(LOCK_TIMEOUT).bind(FROZEN).execute(&mut *connection).await?;
     let mut attempts = 1;
     let result = loop {
         match migrator.run(&mut *connection).await {

@@ -18,6 +18,7 @@
 pub(crate) mod admission;
 pub(crate) mod claim;
 mod coverage;
+mod deadline;
 pub(crate) mod governor;
 pub(crate) mod job;
 mod lease;
@@ -60,6 +61,9 @@ pub(crate) enum Error {
     /// A connection may be dead without anybody having noticed.
     #[error("the database did not answer")]
     NoAnswer,
+    /// Postgres knows nothing of a session in which we wait for an answer.
+    #[error("the connection to the database was lost")]
+    SessionLost,
     #[error(transparent)]
     File(#[from] binary::Unwritten),
     #[error("a task died: {0}")]
@@ -67,12 +71,12 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// What is wrong with the database for now; none if another attempt would come to the same.
-    fn transient(&self) -> Option<&'static str> {
+    /// Whether it may go away by itself. A type that this version does not know, a newer replica will.
+    fn is_transient(&self) -> bool {
         match self {
-            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => transient(error),
-            Self::NoAnswer => Some("the database did not answer"),
-            _ => None,
+            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => transient(error).is_some(),
+            Self::NoAnswer | Self::SessionLost | Self::UnknownType(_) => true,
+            _ => false,
         }
     }
 

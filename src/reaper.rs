@@ -1,5 +1,5 @@
-//! Ends what is past its time: exports that did not end by themselves fail; files of jobs that expired, failed or were
-//! cancelled go, and the expired jobs themselves, and versions older than the history that is kept. In small
+//! Removes what is past its time: files of jobs that expired, failed or were cancelled, the expired jobs themselves,
+//! sessions of workers that have lost their lease, and versions older than the history that is kept. In small
 //! transactions; any replica may do it, and several do no harm.
 
 use std::sync::Arc;
@@ -24,8 +24,6 @@ const NO_ANSWER: Duration = Duration::from_secs(600);
 pub(crate) struct Reaper {
     pub(crate) pool: PgPool,
     pub(crate) retention: Retention,
-    /// Time from the kick-off of an export until it fails for want of an end.
-    pub(crate) deadline: Duration,
 }
 
 impl Reaper {
@@ -47,11 +45,8 @@ impl Reaper {
     }
 
     async fn sweep(&self, everything: bool) {
-        if everything {
-            step("end overdue exports", end_overdue(&self.pool, self.deadline, self.retention.files)).await;
-        }
-        step("end sessions of workers on exports that are over", end_sessions(&self.pool)).await;
-        step("look for exports to remove", sweep_files(&self.pool)).await;
+        step("end sessions of workers that have lost their lease", end_sessions(&self.pool)).await;
+        sweep_files(&self.pool).await;
         if everything {
             step("remove superseded versions", sweep_history(&self.pool, &self.retention)).await;
         }
@@ -67,26 +62,24 @@ async fn step(what: &str, step: impl Future<Output = Result<(), sqlx::Error>>) {
     }
 }
 
-async fn end_overdue(pool: &PgPool, deadline: Duration, retention: Duration) -> Result<(), sqlx::Error> {
-    for id in job::fail_overdue(pool, deadline, retention).await? {
-        tracing::error!(job.id = %id, "an export did not end within export.deadline and has failed");
-    }
-    Ok(())
-}
-
 async fn end_sessions(pool: &PgPool) -> Result<(), sqlx::Error> {
     let sessions = end_sessions_of_the_past(pool).await?;
     if sessions > 0 {
-        tracing::warn!(sessions, "ended workers on exports that are over");
+        tracing::warn!(sessions, "ended sessions of workers that have lost their lease");
     }
     Ok(())
 }
 
-async fn sweep_files(pool: &PgPool) -> Result<(), sqlx::Error> {
-    for id in job::without_use_of_files(pool).await? {
+async fn sweep_files(pool: &PgPool) {
+    let mut found = Vec::new();
+    let look = async {
+        found = job::without_use_of_files(pool).await?;
+        Ok(())
+    };
+    step("look for exports to remove", look).await;
+    for id in found {
         step(&format!("remove export {id}"), remove(pool, id)).await;
     }
-    Ok(())
 }
 
 async fn remove(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {

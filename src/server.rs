@@ -108,15 +108,13 @@ impl Server {
         let tasks = Tasks::new(shutdown.clone());
         let workers = Workers {
             pool: database.short_pool(u32::from(config.export.workers) + 2),
-            listen_pool: database.short_pool(1),
             work_pool: database.work_pool(u32::from(config.export.workers) * 2),
             retention: config.retention.files,
             governor: Governor::new(&config.export),
             config: config.export,
         };
-        let deadline = workers.config.deadline;
         workers.start(&tasks, &shutdown);
-        let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention, deadline };
+        let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention };
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));

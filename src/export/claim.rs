@@ -1,6 +1,6 @@
 //! Who works on what next: jobs in turn, of each the largest part that nobody works on.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -108,10 +108,14 @@ async fn claim_of(
             -- The large ones first, so that none is left alone at the end.
             order by estimated_bytes desc, ordinal
             limit 1
-            for update skip locked
+            -- Weaker than `for update`: files that its lost worker has written refer to the part, and would make it
+            -- skipped for as long as that worker's session lasts.
+            for no key update skip locked
         )
         update export_part as part
-        set state = 'running', attempt = attempt + 1, failures = failures + free.taken_over::int,
+        set state = 'running', attempt = attempt + 1,
+            -- Nobody could renew a lease while Postgres was away: that is no lost worker.
+            failures = failures + (free.taken_over and lease_until - $4::interval > pg_postmaster_start_time())::int,
             fault = case when free.taken_over then 'its worker was lost' else fault end,
             fault_since = case when free.taken_over then coalesce(fault_since, clock_timestamp()) else fault_since end,
             worker = $3, claimed_at = clock_timestamp(), lease_until = clock_timestamp() + $4, resources = 0
@@ -127,7 +131,7 @@ async fn claim_of(
     .await?;
     let Some(claimed) = claimed else { return Ok(None) };
     if claimed.taken_over {
-        end_sessions_on(pool, job.id, claimed.ordinal).await?;
+        end_sessions_on(pool, job.id, claimed.ordinal).await;
     }
     Ok(Some(lease_of(job, claimed, config)))
 }
@@ -144,14 +148,17 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         window: Window { at: job.transaction_time, since: job.request.since, until: job.request.until },
         file_size: job.request.file_size(config.file_target),
         written: AtomicI64::new(0),
+        is_named: AtomicBool::new(false),
     }
 }
 
 /// Ends the database sessions of the workers whose leases ran out: they may be frozen in the middle of a transaction.
-async fn end_sessions_on(pool: &PgPool, job: Uuid, part: i32) -> Result<(), sqlx::Error> {
-    let sessions = end_sessions_named(pool, &sessions_on(job, part)).await?;
-    tracing::warn!(job.id = %job, part, sessions, "took over a part whose worker was lost");
-    Ok(())
+/// Where that fails the reaper does it; the part is safe already.
+async fn end_sessions_on(pool: &PgPool, job: Uuid, part: i32) {
+    match end_sessions_named(pool, &sessions_on(job, part)).await {
+        Ok(sessions) => tracing::warn!(job.id = %job, part, sessions, "took over a part whose worker was lost"),
+        Err(error) => tracing::warn!(job.id = %job, part, %error, "cannot end the sessions of a lost worker"),
+    }
 }
 
 /// Gives how many there were. Those that wait in a pool for their next work do no harm.
@@ -167,19 +174,22 @@ async fn end_sessions_named(pool: &PgPool, name: &str) -> Result<usize, sqlx::Er
     Ok(ended.len())
 }
 
-/// Ends the database sessions of workers that have not noticed that their job is over: they may be frozen, and hold on
-/// to what they have written, which nobody wants any more. Gives how many there were.
+/// Ends the database sessions of workers that have not noticed that their lease is lost or their job is over: they may be
+/// frozen, and hold on to what they have written or locked, which nobody wants any more. Gives how many there were.
 pub(crate) async fn end_sessions_of_the_past(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let ended = sqlx::query!(
         r#"-- export.claim.end_sessions_of_the_past
         select pg_terminate_backend(pid) as ended
         from pg_stat_activity as session
-            left join export_job as job on job.id::text = regexp_replace(
-                split_part(application_name, ' ', 2), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '\1-\2-\3-\4-\5'
-            )
-        where application_name like 'export %' and session.state <> 'idle' and datname = current_database()
-            -- Who is not frozen notices within a second.
-            and (job.id is null or job.finished_at < clock_timestamp() - interval '5 seconds')"#
+        where application_name like 'export %' and datname = current_database()
+            -- Who is not frozen notices within a second, or waits in a pool.
+            and session.state <> 'idle' and state_change < clock_timestamp() - interval '5 seconds'
+            and not exists (
+                select from export_part as part join export_job as job on job.id = part.job_id
+                where application_name = 'export ' || replace(job_id::text, '-', '') || ' ' || ordinal || '.' || part.attempt
+                    and part.state = 'running' and part.lease_until > clock_timestamp() - interval '5 seconds'
+                    and (job.finished_at is null or job.finished_at > clock_timestamp() - interval '5 seconds')
+            )"#
     )
     .fetch_all(pool)
     .await?;

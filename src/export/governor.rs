@@ -10,10 +10,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::job::announce_work;
+use super::lease::answered;
 use crate::config;
 
 /// How often a process looks whether its limits have changed, besides when work is announced.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A statement that was not answered for so long never will be.
+const NO_ANSWER: Duration = Duration::from_secs(45);
 /// Bytes after which a worker waits for its turn. Less would cost more than it evens out.
 const STEP: u64 = 64 << 10;
 
@@ -88,16 +91,21 @@ impl Governor {
         mut announced: watch::Receiver<()>,
         stop: CancellationToken,
     ) {
-        while !stop.is_cancelled() {
-            match settings(pool).await {
-                Ok(settings) => self.apply(Limits::new(settings, config)),
-                Err(error) => tracing::warn!(%error, "cannot look up the limits on exports"),
+        let following = async {
+            loop {
+                match answered(NO_ANSWER, async { Ok(settings(pool).await?) }).await {
+                    Ok(settings) => self.apply(Limits::new(settings, config)),
+                    Err(error) => tracing::warn!(%error, "cannot look up the limits on exports"),
+                }
+                tokio::select! {
+                    _ = announced.changed() => {}
+                    () = sleep(LOOK_EVERY) => {}
+                }
             }
-            tokio::select! {
-                _ = announced.changed() => {}
-                () = sleep(LOOK_EVERY) => {}
-                () = stop.cancelled() => {}
-            }
+        };
+        tokio::select! {
+            () = following => {}
+            () = stop.cancelled() => {}
         }
     }
 

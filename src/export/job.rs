@@ -230,7 +230,12 @@ pub(crate) async fn fail_overdue(
                 where job_id = job.id and part.state <> 'done' and part.fault is not null
                 order by fault_since desc limit 1
             )), '') || '.'
-        where state in ('accepted', 'running') and accepted_at < clock_timestamp() - $1::interval
+        where id in (
+            select id from export_job
+            where state in ('accepted', 'running') and accepted_at < clock_timestamp() - $1::interval
+            -- One that somebody holds on to keeps no other from ending.
+            for no key update skip locked
+        )
         returning id",
         interval(deadline),
         interval(retention),
@@ -257,7 +262,9 @@ pub(crate) async fn history_bound(pool: &PgPool, history: Duration) -> Result<Of
 pub(crate) async fn without_use_of_files(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "-- export.job.without_use_of_files
-        select id from export_job where expires_at <= clock_timestamp() or state in ('failed', 'cancelled')"
+        select id from export_job where expires_at <= clock_timestamp() or state in ('failed', 'cancelled')
+        -- One that takes long, or cannot go, is not always the first.
+        order by random()"
     )
     .fetch_all(pool)
     .await

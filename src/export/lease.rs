@@ -74,7 +74,7 @@ async fn renew_until_lost(leased: &impl Leased, workers: &Workers) -> Error {
         let asked = Instant::now();
         match answered(lease / 3, leased.renew(workers)).await {
             Ok(()) => renewed = asked,
-            Err(Error::LeaseLost) => return Error::LeaseLost,
+            Err(error @ (Error::LeaseLost | Error::SessionLost)) => return error,
             Err(error) if renewed.elapsed() >= lease => return error,
             Err(error) => tracing::warn!(%error, "cannot renew a lease"),
         }

@@ -7,9 +7,15 @@ use super::job::Job;
 use crate::binary::{self, Kind, Listed};
 use crate::fhir::instant;
 
-/// The manifest of a completed job. `base` is the public base URL, `secured` whether files need a token (rule E4).
-pub(crate) async fn manifest(pool: &PgPool, job: &Job, base: &str, secured: bool) -> Result<Value, sqlx::Error> {
-    let files = binary::list(pool, job.id).await?;
+/// The manifest of a completed job; none if it has just expired. `base` is the public base URL, `secured` whether files
+/// need a token (rule E4).
+pub(crate) async fn manifest(
+    pool: &PgPool,
+    job: &Job,
+    base: &str,
+    secured: bool,
+) -> Result<Option<Value>, sqlx::Error> {
+    let Some(files) = binary::list_whole(pool, job.id).await? else { return Ok(None) };
     let of = |kind: Kind| -> Value {
         files.iter().filter(|file| file.kind == kind.as_str()).map(|file| item(file, base)).collect()
     };
@@ -23,7 +29,7 @@ pub(crate) async fn manifest(pool: &PgPool, job: &Job, base: &str, secured: bool
         manifest.insert("deleted".into(), of(Kind::Deleted));
     }
     manifest.insert("error".into(), of(Kind::Outcome));
-    Ok(Value::Object(manifest))
+    Ok(Some(Value::Object(manifest)))
 }
 
 fn item(file: &Listed, base: &str) -> Value {

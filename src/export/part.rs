@@ -1,7 +1,7 @@
 //! The parts of a job and the lease on one: whoever writes for a part holds its lease, and every write checks it.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
@@ -45,6 +45,11 @@ impl Stage {
     }
 }
 
+/// Who completes a part has locked the job, which others want too: one that is frozen then is cut off after this long.
+const HOLDS_MS: &str = "5000";
+/// And the others wait no longer than this: what they have done is done again then.
+const WAITS_MS: &str = "30000";
+
 /// The right to work on a part until the lease runs out. `attempt` is the fencing token.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -59,6 +64,8 @@ pub(super) struct Lease {
     pub(super) file_size: FileSize,
     /// Resources read so far.
     pub(super) written: AtomicI64,
+    /// Its two sessions have its name.
+    pub(super) is_named: AtomicBool,
 }
 
 /// What a session that works on a part is called in `pg_stat_activity`; at most 63 bytes.
@@ -90,15 +97,18 @@ impl Lease {
         Ok(Place { job: self.job, part: self.ordinal, kind: self.stage.kind(), volume })
     }
 
-    /// Names the session after this lease, so that whoever takes the part over can end it.
-    pub(super) async fn name_session(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query!(
-            "-- export.part.name_session
-            select set_config('application_name', $1, false)",
-            session_name(self.job, self.ordinal, self.attempt)
-        )
-        .fetch_one(connection)
-        .await?;
+    /// Names its two sessions after this lease, so that whoever takes the part over can end them.
+    pub(super) async fn name_sessions(&self, sessions: [&mut PgConnection; 2]) -> Result<(), sqlx::Error> {
+        for session in sessions {
+            sqlx::query!(
+                "-- export.part.name_session
+                select set_config('application_name', $1, false)",
+                session_name(self.job, self.ordinal, self.attempt)
+            )
+            .fetch_one(session)
+            .await?;
+        }
+        self.is_named.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -110,6 +120,15 @@ impl Lease {
         resources: i64,
         retention: Duration,
     ) -> Result<(), Error> {
+        sqlx::query!(
+            "-- export.part.patience
+            select set_config('idle_in_transaction_session_timeout', $1, true) as holds,
+                set_config('lock_timeout', $2, true) as waits",
+            HOLDS_MS,
+            WAITS_MS
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
         self.lock_job(transaction).await?;
         let done = sqlx::query!(
             "-- export.part.complete
@@ -138,14 +157,17 @@ impl Lease {
     }
 
     /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
-    /// An attempt that ran for longer than any wait was not stopped by the fault before it: its trouble is new.
+    /// Trouble is new where the part has waited for its turn meanwhile, or ran for longer than any wait and met another
+    /// fault than before.
     async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
         sqlx::query_as!(
             Trouble,
             r#"-- export.part.fail
             with trouble as (
                 select ordinal, case
-                    when claimed_at < clock_timestamp() - interval '90 seconds' then clock_timestamp()
+                    when claimed_at > not_before + interval '90 seconds' then clock_timestamp()
+                    when claimed_at < clock_timestamp() - interval '90 seconds' and fault is distinct from $5
+                        then clock_timestamp()
                     else coalesce(fault_since, clock_timestamp())
                 end as since
                 from export_part
@@ -162,7 +184,7 @@ impl Lease {
             self.job,
             self.ordinal,
             self.attempt,
-            i32::from(error.transient().is_none()),
+            i32::from(!error.is_transient()),
             error.cause()
         )
         .fetch_optional(transaction)
@@ -202,22 +224,30 @@ impl Leased for Lease {
         self.failures
     }
 
-    /// Says how far the part is, too.
+    /// Says how far the part is, too; and asks Postgres whether the part's two sessions are still there: a connection that
+    /// died without a word looks to us like a statement that takes long.
     async fn renew(&self, workers: &Workers) -> Result<(), Error> {
-        let renewed = sqlx::query!(
-            "-- export.part.renew
+        let is_named = self.is_named.load(Ordering::Relaxed);
+        let sessions = sqlx::query_scalar!(
+            r#"-- export.part.renew
             update export_part set lease_until = clock_timestamp() + $4, resources = $5
             where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'
-                and exists (select from export_job where id = $1 and state = 'running')",
+                and exists (select from export_job where id = $1 and state = 'running')
+            returning (
+                select count(*) from pg_stat_activity
+                where application_name = $6 and datname = current_database()
+            ) as "sessions!""#,
             self.job,
             self.ordinal,
             self.attempt,
             interval(workers.config.lease),
-            self.written.load(Ordering::Relaxed)
+            self.written.load(Ordering::Relaxed),
+            session_name(self.job, self.ordinal, self.attempt)
         )
-        .execute(&workers.pool)
-        .await?;
-        lost_if_none(renewed.rows_affected())
+        .fetch_optional(&workers.pool)
+        .await?
+        .ok_or(Error::LeaseLost)?;
+        if is_named && sessions < 2 { Err(Error::SessionLost) } else { Ok(()) }
     }
 
     async fn work(&self, workers: &Workers, stop: &CancellationToken) -> Result<(), Error> {

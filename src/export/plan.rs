@@ -53,7 +53,8 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
         update export_job
         set attempt = attempt + 1,
             -- A lease that ran out is an attempt that came to nothing.
-            failures = failures + (lease_until is not null)::int,
+            -- (Nobody could renew it while Postgres was away.)
+            failures = failures + (coalesce(lease_until - $1::interval > pg_postmaster_start_time(), false))::int,
             fault = case when lease_until is null then fault else 'its worker was lost' end,
             fault_since = case when lease_until is null then fault_since else coalesce(fault_since, clock_timestamp()) end,
             lease_until = clock_timestamp() + $1
@@ -79,7 +80,7 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
                 ) nulls first,
                 accepted_at
             limit 1
-            for update skip locked
+            for no key update skip locked
         )
         returning id as job, request as "request: Json<ExportRequest>", transaction_time, attempt, failures"#,
         interval(config.lease),
@@ -150,12 +151,17 @@ impl Leased for Planning {
 
 impl Planning {
     /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
+    /// Planning takes moments: one that ends long after it was allowed has waited for its turn, and its trouble is new.
     async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
         sqlx::query_as!(
             Trouble,
             r#"-- export.plan.fail
             with trouble as (
-                select id, coalesce(fault_since, clock_timestamp()) as since from export_job
+                select id, case
+                    when not_before < clock_timestamp() - interval '5 minutes' then clock_timestamp()
+                    else coalesce(fault_since, clock_timestamp())
+                end as since
+                from export_job
                 where id = $1 and attempt = $2 and state = 'accepted'
             )
             update export_job as job
@@ -167,7 +173,7 @@ impl Planning {
             returning failures, extract(epoch from clock_timestamp() - since)::float8 as "seconds!""#,
             self.job,
             self.attempt,
-            i32::from(error.transient().is_none()),
+            i32::from(!error.is_transient()),
             error.cause()
         )
         .fetch_optional(transaction)

@@ -47,8 +47,7 @@ async fn run_on(
     lease: &Lease,
 ) -> Result<(), Error> {
     let slices = lease.slices()?;
-    lease.name_session(reader).await?;
-    lease.name_session(writer).await?;
+    lease.name_sessions([reader, writer]).await?;
     let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);

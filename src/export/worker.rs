@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::claim::{self, Appetite};
 use super::governor::Governor;
 use super::lease::{self, Leased, answered};
-use super::{Error, WORK, plan};
+use super::{Error, WORK, deadline, plan};
 use crate::config;
 use crate::shutdown::{Shutdown, Tasks};
 
@@ -27,6 +27,8 @@ const SMALL_PART: i64 = 8 << 20;
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
 /// A short statement that was not answered for so long never will be: its connection is dead.
 const NO_ANSWER: Duration = Duration::from_secs(45);
+/// To say what came of an attempt: then it is said once more.
+const TELLING: Duration = Duration::from_secs(10);
 /// How often the listening connection is tried: a dead one would say nothing for ever.
 const STILL_THERE: Duration = Duration::from_secs(30);
 
@@ -34,8 +36,6 @@ const STILL_THERE: Duration = Duration::from_secs(30);
 pub(crate) struct Workers {
     /// For short statements: claims, leases, planning. Nobody else's, so that no crowd of clients costs a lease.
     pub(crate) pool: PgPool,
-    /// For one connection that listens: never through a transaction pooler.
-    pub(crate) listen_pool: PgPool,
     /// For the parts: two connections for each worker.
     pub(crate) work_pool: PgPool,
     pub(crate) config: config::Export,
@@ -49,7 +49,11 @@ impl Workers {
     pub(crate) fn start(self, tasks: &Tasks, shutdown: &Shutdown) {
         let workers = Arc::new(self);
         let (announce, announced) = watch::channel(());
-        tasks.spawn(listen(workers.listen_pool.clone(), announce, shutdown.soft.clone()));
+        tasks.spawn(listen(workers.pool.clone(), announce, shutdown.soft.clone()));
+        {
+            let (workers, stop) = (Arc::clone(&workers), shutdown.soft.clone());
+            tasks.spawn(async move { deadline::watch(&workers, stop).await });
+        }
         {
             let (workers, announced, stop) = (Arc::clone(&workers), announced.clone(), shutdown.soft.clone());
             tasks.spawn(async move {
@@ -86,7 +90,10 @@ async fn listen(pool: PgPool, announce: watch::Sender<()>, stop: CancellationTok
 }
 
 async fn listen_until_lost(pool: &PgPool, announce: &watch::Sender<()>) -> Result<(), Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+    // A pool of its own: the place of a connection that died without a word is not given back.
+    let options = (*pool.connect_options()).clone();
+    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(STILL_THERE).connect_lazy_with(options);
+    let mut listener = PgListener::connect_with(&own).await?;
     listener.listen(WORK).await?;
     announce.send_replace(());
     loop {
@@ -95,9 +102,14 @@ async fn listen_until_lost(pool: &PgPool, announce: &watch::Sender<()>) -> Resul
                 Some(_) => announce.send_replace(()),
                 None => return Ok(()),
             },
-            Err(_) => answered(NO_ANSWER, async { Ok(listener.listen(WORK).await?) }).await?,
+            Err(_) => answered(NO_ANSWER, is_there(&mut listener)).await?,
         };
     }
+}
+
+async fn is_there(listener: &mut PgListener) -> Result<(), Error> {
+    sqlx::query("-- export.worker.listening\nselect 1").execute(listener).await?;
+    Ok(())
 }
 
 struct Worker {
@@ -196,10 +208,10 @@ impl Worker {
         self.settle(&*leased, result).await
     }
 
-    /// Says what came of it. The database may be what failed, so it is told again and again, until the lease must have
-    /// run out: then others know that it came to nothing.
+    /// Says what came of it. The database may be what failed, so it is told again and again: until it knows, or somebody
+    /// else has taken the lease.
     async fn settle(&self, leased: &impl Leased, result: Result<(), Error>) -> Result<(), Error> {
-        let (workers, started) = (&self.shared, Instant::now());
+        let workers = &self.shared;
         loop {
             let tell = async {
                 match &result {
@@ -208,9 +220,8 @@ impl Worker {
                     Err(error) => leased.fail(workers, error).await,
                 }
             };
-            match answered(workers.config.lease, tell).await {
+            match answered(TELLING, tell).await {
                 Ok(()) | Err(Error::LeaseLost) => return Ok(()),
-                Err(error) if started.elapsed() >= workers.config.lease => return Err(error),
                 Err(error) if self.shutdown.soft.is_cancelled() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "cannot tell what came of an attempt");

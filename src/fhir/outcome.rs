@@ -27,7 +27,6 @@ pub(crate) enum IssueType {
     Processing,
     BusinessRule,
     TooLong,
-    Timeout,
     Throttled,
     Transient,
     NoStore,

@@ -77,9 +77,11 @@ async fn find(app: &App, caller: &Principal, job: &JobId) -> Result<Job, ApiErro
         Some(id) => job::find_for(&app.pool, id, &caller.owner).await?,
         None => None,
     };
-    found.filter(|job| job.state != JobState::Cancelled).ok_or_else(|| {
-        ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", job.text))
-    })
+    found.filter(|job| job.state != JobState::Cancelled).ok_or_else(|| unknown(job))
+}
+
+fn unknown(job: &JobId) -> ApiError {
+    ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", job.text))
 }
 
 async fn poll(app: &App, caller: &Principal, id: JobId) -> Result<Response, ApiError> {
@@ -92,7 +94,8 @@ async fn poll(app: &App, caller: &Principal, id: JobId) -> Result<Response, ApiE
     match job.state {
         JobState::Accepted | JobState::Running => in_progress(app, &job).await,
         JobState::Completed => {
-            let manifest = manifest(&app.pool, &job, &app.base, app.authenticator.requires_token()).await?;
+            let secured = app.authenticator.requires_token();
+            let manifest = manifest(&app.pool, &job, &app.base, secured).await?.ok_or_else(|| unknown(&id))?;
             let headers = [(CONTENT_TYPE, "application/json".to_owned()), (EXPIRES, http_date(job.expires_at))];
             Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware::Next;
@@ -44,7 +44,7 @@ pub(super) async fn as_outcome(response: Response) -> Response {
             (IssueType::NotSupported, "This URL does not take that method; the Allow header names those it takes.")
         }
         StatusCode::PAYLOAD_TOO_LARGE => (IssueType::TooLong, "The body of the request is too large."),
-        StatusCode::SERVICE_UNAVAILABLE => (IssueType::Timeout, "The answer took too long. Try again later."),
+        StatusCode::SERVICE_UNAVAILABLE => (IssueType::Transient, "The answer took too long. Try again later."),
         status if status.is_client_error() => (IssueType::Invalid, "The request cannot be understood."),
         _ => (IssueType::Exception, "Something went wrong in the server; the X-Request-Id header says where to look."),
     };
@@ -52,6 +52,9 @@ pub(super) async fn as_outcome(response: Response) -> Response {
     let (json, body) = outcome_response(status, &[Issue::error(code, text)]).into_parts();
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.extend(json.headers);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        parts.headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
     Response::from_parts(parts, body)
 }
 

@@ -14,8 +14,10 @@ use crate::database::code;
 
 /// The advisory lock between writers (shared) and planners (exclusive).
 const WRITERS_LOCK: i64 = 0x0066_6869_7200_0001;
-/// A waiting planner holds up new writers: it gives way after this long and asks again.
-const PLANNER_WAITS_MS: &str = "100";
+/// A waiting planner holds up new writers: it gives way after this long and asks again …
+const PLANNER_WAITS: Duration = Duration::from_millis(100);
+/// … for twice as long each time, up to this: so that it comes to its turn also in a crowd of writers that take long.
+const PLANNER_WAITS_AT_MOST: Duration = Duration::from_secs(5);
 /// A planner that has the lock holds up all writers: one that is frozen then is cut off after this long.
 const PLANNER_HOLDS_MS: &str = "2000";
 
@@ -39,15 +41,16 @@ pub(super) async fn date_versions(transaction: &mut PgConnection) -> Result<Offs
 }
 
 /// Takes a transaction time in a transaction of its own: it holds until the given one is committed. Waits for the
-/// writers under way; new ones wait for it, a tenth of a second at most.
+/// writers under way; new ones wait for it, at first a tenth of a second at most.
 pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+    let mut patience = PLANNER_WAITS;
     loop {
         let mut transaction = pool.begin().await?;
         sqlx::query!(
             "-- resource.clock.patience
             select set_config('lock_timeout', $1, true) as waits,
                 set_config('idle_in_transaction_session_timeout', $2, true) as holds",
-            PLANNER_WAITS_MS,
+            patience.as_millis().to_string(),
             PLANNER_HOLDS_MS
         )
         .fetch_one(&mut *transaction)
@@ -64,7 +67,8 @@ pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<
             // lock_not_available
             Err(error) if code(&error).as_deref() == Some("55P03") => {
                 transaction.rollback().await?;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(patience / 5).await;
+                patience = (patience * 2).min(PLANNER_WAITS_AT_MOST);
             }
             Err(error) => return Err(error),
         }

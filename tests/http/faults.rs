@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{Database, Job, Server, eventually};
+use crate::workers::hold_basic;
 
 const PATIENT: &str = r#"{"resourceType":"Patient","id":"p"}"#;
 
@@ -31,11 +32,20 @@ async fn failure(server: &Server, job: &Job) -> String {
 
 /// A job of many small parts, most of which wait while it is read slowly.
 async fn slow_job(database: &Database) -> (Server, Job) {
+    slow_job_with(database, "1h").await
+}
+
+async fn slow_job_with(database: &Database, patience: &str) -> (Server, Job) {
     let text = "x".repeat(70_000);
     let texts: Vec<String> =
         (0..12).map(|n| format!(r#"{{"resourceType":"Basic","id":"b{n}","code":{{"text":"{text}"}}}}"#)).collect();
     database.put(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let settings = [("export.workers", "1"), ("export.file_target", "64KiB"), ("export.pace", "32KiB")];
+    let settings = [
+        ("export.workers", "1"),
+        ("export.file_target", "64KiB"),
+        ("export.pace", "32KiB"),
+        ("export.patience", patience),
+    ];
     let server = Server::start_with(database, &settings).await;
     let job = server.anybody().kick_off("").await;
     eventually("its first part is read", || async { database.count("export_part where state = 'running'").await == 1 })
@@ -136,11 +146,11 @@ async fn an_export_that_would_not_be_whole_fails_loudly() {
     }
 }
 
-// A newer version may have planned it
+// A newer version may have planned it, and may do it; if there is none, the job does not complete without it
 #[tokio::test]
 async fn a_type_this_version_does_not_know_is_not_left_out() {
     let database = Database::create().await;
-    let (server, job) = slow_job(&database).await;
+    let (server, job) = slow_job_with(&database, "2s").await;
     database
         .execute("update export_part set resource_types = '{Novelty}' where state = 'pending' and ordinal = 7")
         .await;
@@ -194,6 +204,67 @@ async fn a_frozen_worker_that_wakes_up_writes_nothing() {
     assert_eq!(database.count("binary_file").await, 1);
     assert_eq!(database.count("binary_chunk").await, 1);
     assert_eq!(database.count("export_part where attempt = 2 and failures = 1").await, 1);
+}
+
+/// Two replicas of one worker each, the first of which is frozen at work on the part of a job of one part; gives the job as
+/// the second has it.
+async fn frozen_at_work(database: &Database, is_there: impl AsyncFn()) -> (Server, Server, String) {
+    let settings = [("export.lease", "1s"), ("export.workers", "1"), ("export.fallback_poll", "300ms")];
+    let frozen = Server::start_with(database, &settings).await;
+    let job = frozen.anybody().kick_off("").await;
+    is_there().await;
+    frozen.signal(Signal::STOP);
+    let other = Server::start_with(database, &settings).await;
+    let url = format!("{}/$export-poll-status?_jobId={}", other.base, job.id());
+    (frozen, other, url)
+}
+
+async fn is_complete(server: &Server, url: &str) {
+    eventually("it is complete", || async { server.anybody().get(url).send().await.unwrap().status() == 200 }).await;
+}
+
+// A file that it has written, and that refers to the part, must not keep the part from being taken over
+#[tokio::test]
+async fn a_part_is_taken_over_from_a_worker_that_is_frozen_between_two_files() {
+    let database = Database::create().await;
+    database.put(&[r#"{"resourceType":"Account","id":"a"}"#, r#"{"resourceType":"Basic","id":"b"}"#]).await;
+    let hold = hold_basic(&database).await;
+    let waits = "pg_locks where locktype = 'advisory' and not granted and objid = 42
+        and database = (select oid from pg_database where datname = current_database())";
+    let (_frozen, other, url) = frozen_at_work(&database, async || {
+        eventually("its second file waits", || async { database.count(waits).await == 1 }).await;
+    })
+    .await;
+    eventually("another has the part", || async { database.count("export_part where attempt = 2").await == 1 }).await;
+    hold.rollback().await.unwrap();
+    is_complete(&other, &url).await;
+}
+
+// It has locked the job, which everybody wants who does a part of it or ends it
+#[tokio::test]
+async fn a_worker_that_is_frozen_while_it_completes_a_part_holds_nobody_up() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    // Completing a part takes a lock here, after that on the job.
+    database
+        .execute(
+            "create function pause() returns trigger language plpgsql
+            as 'begin perform pg_advisory_xact_lock_shared(42); return new; end';
+            create trigger pause before update on export_part for each row
+            when (new.state = 'done') execute function pause()",
+        )
+        .await;
+    let mut hold = database.pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(42)").execute(&mut *hold).await.unwrap();
+    let waits = "pg_locks where locktype = 'advisory' and not granted and objid = 42
+        and database = (select oid from pg_database where datname = current_database())";
+    let (_frozen, other, url) = frozen_at_work(&database, async || {
+        eventually("it completes the part", || async { database.count(waits).await == 1 }).await;
+    })
+    .await;
+    // Its transaction goes on, and then waits for a process that is frozen.
+    hold.rollback().await.unwrap();
+    is_complete(&other, &url).await;
 }
 
 // A lease is picked up when it runs out, not when somebody happens to look

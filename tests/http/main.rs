@@ -34,6 +34,7 @@ mod operator;
 mod ownership;
 mod poll_status;
 mod polling_too_often;
+mod pool;
 mod range;
 mod retention;
 mod roles;

@@ -9,7 +9,7 @@ use fhir_bulk_export::fhir::reference::PatientBases;
 use fhir_bulk_export::fhir::resource_type::ResourceType;
 use fhir_bulk_export::resource::body::Resource;
 use fhir_bulk_export::resource::write::{Change, write};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
 struct Shared {
@@ -57,6 +57,10 @@ impl Database {
         let options = shared.postgres.options().database(&name).application_name("test");
         let pool = PgPoolOptions::new().max_connections(5).connect_lazy_with(options);
         Self { name, pool }
+    }
+
+    pub fn options(&self) -> PgConnectOptions {
+        SHARED.postgres.options().database(&self.name)
     }
 
     pub fn url(&self) -> String {
