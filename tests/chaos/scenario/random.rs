@@ -1,0 +1,112 @@
+//! Faults at random, from a seed, while writers write and data engineers export; then every promise is checked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::JoinSet;
+
+use super::Run;
+use crate::checks;
+use crate::diary;
+use crate::engineers::Engineer;
+use crate::fault::{Planned, inflict, schedule};
+use crate::findings::Findings;
+use crate::installation::Installation;
+use crate::postgres::Postgres;
+use crate::random::Random;
+use crate::store;
+
+const WRITERS: usize = 3;
+const ENGINEERS: usize = 4;
+/// More than the 500 that are promised: some of the schedule hit a replica that is not there.
+const KILLS: (usize, usize) = (16, 520);
+
+pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
+    let mut random = Random::new(run.seed);
+    let (kills, gap) = if run.long { (KILLS.1, 300..1_300) } else { (KILLS.0, 300..1_100) };
+    let schedule = schedule(&mut random, kills, gap);
+    let installation = Arc::new(Installation::new(postgres, "chaos_random", &[]).await);
+    prepare(&installation, &mut random, run.long).await;
+    if installation.clock_is_off().await == Some(false) {
+        findings.violation("the clock of the replica whose clock should be off is right".to_owned());
+    }
+    let mut idle = 0;
+    for replica in &installation.replicas {
+        idle = idle.max(replica.memory().await.unwrap_or_default());
+    }
+
+    let before = findings.violations();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut busy = set_to_work(&installation, &mut random, findings, &stop, run.long);
+    inflict(&installation, findings, &schedule).await;
+    stop.store(true, Ordering::Relaxed);
+    checks::all_jobs_end(&installation, findings).await;
+    while let Some(ended) = busy.join_next().await {
+        ended.unwrap();
+    }
+    check(&installation, idle, findings).await;
+    if findings.violations() > before {
+        tell(&schedule);
+    }
+    for what in &installation.skipped {
+        println!("SKIPPED: {what}");
+    }
+    Arc::into_inner(installation).unwrap().stop().await;
+}
+
+async fn prepare(installation: &Installation, random: &mut Random, long: bool) {
+    store::fill(&installation.pool, random, long).await;
+    match &installation.postgres.disk {
+        Ok(disk) => disk.take_chunks(&installation.pool, installation.name).await,
+        Err(why) => println!("SKIPPED: full disk ({why})"),
+    }
+    installation.start().await;
+}
+
+fn set_to_work(
+    installation: &Installation,
+    random: &mut Random,
+    findings: &Arc<Findings>,
+    stop: &Arc<AtomicBool>,
+    long: bool,
+) -> JoinSet<()> {
+    let mut busy = JoinSet::new();
+    for _ in 0..WRITERS {
+        let pool = installation.pool.clone();
+        busy.spawn(store::keep_writing(pool, random.fork(), Arc::clone(findings), Arc::clone(stop)));
+    }
+    let url = installation.postgres.url(installation.name);
+    busy.spawn(store::keep_loading(url, random.fork(), Arc::clone(findings), Arc::clone(stop)));
+    let client = Arc::new(installation.client());
+    let mut engineer = || Engineer {
+        client: Arc::clone(&client),
+        findings: Arc::clone(findings),
+        random: random.fork(),
+        stop: Arc::clone(stop),
+    };
+    for _ in 0..ENGINEERS {
+        busy.spawn(engineer().work());
+    }
+    busy.spawn(engineer().follow(false));
+    if long {
+        busy.spawn(engineer().export_large());
+    }
+    busy
+}
+
+async fn check(installation: &Installation, idle: u64, findings: &Findings) {
+    checks::all_jobs_end(installation, findings).await;
+    checks::check_nothing_is_left(installation, findings).await;
+    checks::check_connections(installation, findings).await;
+    checks::check_memory(installation, idle, findings).await;
+    let diary = diary::read(&installation.pool).await;
+    checks::check_diary(&diary, findings);
+    checks::check_exports(installation, &findings.exports(), &diary, findings).await;
+}
+
+fn tell(schedule: &[Planned]) {
+    eprintln!("the faults:");
+    for Planned { at, fault } in schedule {
+        eprintln!("  {:>8.3} s  {fault:?}", at.as_secs_f64());
+    }
+}
