@@ -1,4 +1,6 @@
-//! What is checked when a run is over: every promise, against the store and the ledger's diary.
+//! What is checked when a run is over, against the store and the ledger's diary: every job has ended (1), every export
+//! is the store at its instant (2), and the chain of `_since` is the store after every link (3). Files are checked as
+//! they are downloaded (4).
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -7,16 +9,22 @@ use crate::diary::{self, Entry};
 use crate::export::Export;
 use crate::findings::{Findings, Of};
 use crate::history::History;
-use crate::installation::{Installation, REPLICAS};
+use crate::installation::Installation;
+use crate::leftovers;
 
 /// From the end of the last fault until every job has ended: the lease, the longest back-off of a few attempts, work.
 const BOUND: Duration = Duration::from_secs(60);
-/// For what goes by itself once nobody needs it: the reaper's sweep, the hold of a download.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What a replica may keep of what it had, over what a fresh one has.
-const MEMORY: u64 = 64 << 20;
-/// Connections of one replica by its settings: 20 of the API, two for each of three workers, and a few single ones.
-const CONNECTIONS: i64 = 20 + 2 * 3 + 6;
+
+/// All of it. `idle` is the memory that a fresh replica has.
+pub async fn check(installation: &Installation, idle: u64, findings: &Findings) {
+    all_jobs_end(installation, findings).await;
+    leftovers::check_nothing_is_left(installation, findings).await;
+    leftovers::check_connections(installation, findings).await;
+    leftovers::check_memory(installation, idle, findings).await;
+    let diary = diary::read(&installation.pool).await;
+    check_diary(&diary, findings);
+    check_exports(installation, &findings.exports(), &diary, findings).await;
+}
 
 /// 1: every job has ended, with a reason where it failed.
 pub async fn all_jobs_end(installation: &Installation, findings: &Findings) {
@@ -43,7 +51,7 @@ pub async fn all_jobs_end(installation: &Installation, findings: &Findings) {
 }
 
 /// 1, by the diary: what was accepted is known, ends once, and keeps its transaction time.
-pub fn check_diary(diary: &[Entry], findings: &Findings) {
+fn check_diary(diary: &[Entry], findings: &Findings) {
     let mut jobs: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
     for entry in diary {
         jobs.entry(&entry.job).or_default().push(entry);
@@ -113,7 +121,7 @@ fn count_ends(diary: &[Entry], findings: &Findings) {
 }
 
 /// 2 and 3: every export is the store at its instant, and the chain is the store after every link.
-pub async fn check_exports(installation: &Installation, exports: &[Export], diary: &[Entry], findings: &Findings) {
+async fn check_exports(installation: &Installation, exports: &[Export], diary: &[Entry], findings: &Findings) {
     let history = History::read(&installation.pool, findings).await;
     findings.add(Of::Seen, "versions in the store", history.versions() as u64);
     for export in exports {
@@ -141,82 +149,6 @@ async fn check_superseded(installation: &Installation, findings: &Findings) {
     }
 }
 
-/// 5: nothing is left of exports that ended without files, and nothing at all once all have expired.
-pub async fn check_nothing_is_left(installation: &Installation, findings: &Findings) {
-    let dead = "select count(*) from binary_file join export_job on export_job.id = job_id
-        where state in ('failed', 'cancelled')";
-    comes_to_nothing(installation, findings, "files of exports that failed or were cancelled", dead).await;
-    let unfinished = "select count(*) from binary_file
-        where not exists (select from export_job where id = job_id and (state = 'completed' or expires_at is not null))";
-    comes_to_nothing(installation, findings, "files of no export", unfinished).await;
-    // Rows are moved, not time.
-    for statement in [
-        "update export_job set expires_at = clock_timestamp() where expires_at is not null",
-        "update binary_file set held_until = null",
-    ] {
-        sqlx::query(statement).execute(&installation.pool).await.unwrap();
-    }
-    for (what, query) in [
-        ("jobs that have expired", "select count(*) from export_job"),
-        ("parts", "select count(*) from export_part"),
-        ("files", "select count(*) from binary_file"),
-        ("chunks", "select count(*) from binary_chunk"),
-        ("volumes in use", "select count(*) from binary_volume where job_id is not null"),
-    ] {
-        comes_to_nothing(installation, findings, what, query).await;
-    }
-}
-
-/// 5: connections and locks.
-pub async fn check_connections(installation: &Installation, findings: &Findings) {
-    let ours = "datname = current_database() and pid <> pg_backend_pid() and application_name <> 'chaos'";
-    let busy = format!("select count(*) from pg_stat_activity where {ours} and state <> 'idle'");
-    comes_to_nothing(installation, findings, "sessions in the middle of something", &busy).await;
-    let locks = "select count(*) from pg_locks where locktype = 'advisory'
-        and database = (select oid from pg_database where datname = current_database())";
-    comes_to_nothing(installation, findings, "advisory locks", locks).await;
-    let sessions = number(installation, &format!("select count(*) from pg_stat_activity where {ours}")).await;
-    findings.add(Of::Seen, "sessions of the replicas at the end", sessions.unsigned_abs());
-    if sessions > CONNECTIONS * i64::try_from(REPLICAS).unwrap() {
-        findings.violation(format!("the replicas have {sessions} sessions"));
-    }
-}
-
-/// 5: memory. `idle` is what a fresh replica has.
-pub async fn check_memory(installation: &Installation, idle: u64, findings: &Findings) {
-    for replica in &installation.replicas {
-        let asked = Instant::now();
-        loop {
-            let memory = replica.memory().await.unwrap_or_default();
-            if memory <= idle + MEMORY {
-                findings.add(Of::Seen, "MiB of memory of all replicas at the end", memory >> 20);
-                break;
-            }
-            if asked.elapsed() > PATIENCE {
-                let (memory, idle) = (memory >> 20, idle >> 20);
-                findings.violation(format!("{} still has {memory} MiB; idle it had {idle} MiB", replica.name));
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-}
-
-async fn comes_to_nothing(installation: &Installation, findings: &Findings, what: &str, query: &str) {
-    let asked = Instant::now();
-    loop {
-        let count = number(installation, query).await;
-        if count == 0 {
-            return;
-        }
-        if asked.elapsed() > PATIENCE {
-            findings.violation(format!("{count} {what} are left"));
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn number(installation: &Installation, query: &str) -> i64 {
+pub async fn number(installation: &Installation, query: &str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&installation.pool).await.unwrap()
 }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -21,6 +20,8 @@ pub struct Engineer {
     pub findings: Arc<Findings>,
     pub random: Random,
     pub stop: Arc<AtomicBool>,
+    /// The store has resources that are longer than what sockets hold.
+    pub with_large: bool,
 }
 
 impl Engineer {
@@ -45,11 +46,11 @@ impl Engineer {
     }
 
     /// Follows the store: each export has the instant of the one before as its `_since`.
-    pub async fn follow(mut self, with_large: bool) {
+    pub async fn follow(mut self) {
         let (client, findings) = (Arc::clone(&self.client), Arc::clone(&self.findings));
         let exporter = Exporter { client: &client, findings: &findings, retention: RETENTION };
         let types = type_names();
-        let mut asked = Asked::of(if with_large { &[] } else { &types });
+        let mut asked = Asked::of(if self.with_large { &[] } else { &types });
         let mut link = 0;
         // One more when all the others have stopped.
         let mut is_last = false;
@@ -124,7 +125,7 @@ impl Engineer {
 
     /// Removes an export while a file of it is on its way.
     async fn remove_while_downloading(&mut self, exporter: &Exporter<'_>) {
-        let asked = Asked::of(&["Basic"]);
+        let asked = Asked::of(if self.with_large && self.random.one_in(2) { &[LARGE] } else { &["Basic"] });
         let Some(job) = exporter.kick_off(&asked).await else { return };
         let Ended::Completed(manifest) = exporter.ended(&job).await else { return };
         let Some(path) = self.any_file(&manifest) else { return };
@@ -155,7 +156,6 @@ impl Engineer {
         if self.random.one_in(2) {
             exporter.delete(&job).await;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     fn any_file(&mut self, manifest: &Value) -> Option<String> {

@@ -169,13 +169,19 @@ impl Exporter<'_> {
         }
     }
 
-    /// An export from kick-off to the last byte; kept for the checks after the run.
+    /// An export from kick-off to the last byte.
     pub async fn export(&self, asked: &Asked, random: &mut Random) -> Option<(Job, Export)> {
         let job = self.kick_off(asked).await?;
-        let Ended::Completed(manifest) = self.ended(&job).await else { return None };
-        match self.download(&job, asked, &manifest, random).await {
-            Ok(export) => return Some((job, export)),
-            Err(NoFile::Gone) => self.may_be_gone(&job),
+        let export = self.have(&job, asked, random).await?;
+        Some((job, export))
+    }
+
+    /// The files of a job, once it has ended.
+    pub async fn have(&self, job: &Job, asked: &Asked, random: &mut Random) -> Option<Export> {
+        let Ended::Completed(manifest) = self.ended(job).await else { return None };
+        match self.download(job, asked, &manifest, random).await {
+            Ok(export) => return Some(export),
+            Err(NoFile::Gone) => self.may_be_gone(job),
             Err(NoFile::Unanswered) => {
                 self.findings.violation(format!("the files of job {} could not be had", job.id));
             }

@@ -150,7 +150,7 @@ async fn bring_about(fault: Fault, installation: &Installation, findings: &Findi
 
 const KILL: &str = "kill -9 of a replica";
 
-async fn kill(replica: &Replica, down: Duration, again: Option<Duration>, findings: &Findings) {
+pub async fn kill(replica: &Replica, down: Duration, again: Option<Duration>, findings: &Findings) {
     let mut held = replica.hold().await;
     held.kill().await;
     findings.count(Of::Faults, KILL);
@@ -166,7 +166,7 @@ async fn kill(replica: &Replica, down: Duration, again: Option<Duration>, findin
     held.start().await;
 }
 
-async fn roll(replica: &Replica, killed_after: Option<Duration>, findings: &Findings) {
+pub async fn roll(replica: &Replica, killed_after: Option<Duration>, findings: &Findings) {
     /// Its `shutdown_grace`, and some time to tidy up with a database that is away: all of its waiting is bounded.
     const PATIENCE: Duration = Duration::from_secs(30);
     let mut held = replica.hold().await;

@@ -12,7 +12,7 @@
 //! fault hits them does not, so a seed that failed once may have to be tried a few times. Logs are in
 //! `target/tmp/chaos`.
 //!
-//! What is checked after a run is in [`checks`]; the reference it is checked against is in [`history`].
+//! What is checked is in [`checks`] and [`leftovers`]; the reference it is checked against is in [`history`].
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 #![allow(
@@ -34,8 +34,10 @@ mod engineers;
 mod export;
 mod fault;
 mod findings;
+mod gate;
 mod history;
 mod installation;
+mod leftovers;
 mod postgres;
 mod proxy;
 mod random;
@@ -89,7 +91,7 @@ async fn run_all(arguments: &Arguments) -> ExitCode {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     let postgres = Postgres::start(&folder.join("postgres.log")).await;
-    let findings = Arc::new(Findings::default());
+    let mut violations = 0;
     let is_wanted = |name: &str, only_long: bool| match &arguments.only {
         Some(only) => only == name,
         None => run.long || !only_long,
@@ -97,11 +99,12 @@ async fn run_all(arguments: &Arguments) -> ExitCode {
     for (name, what, only_long) in SCENARIOS {
         if is_wanted(name, only_long) {
             println!("{name}: {what}");
+            let findings = Arc::new(Findings::default());
             scenario::run(name, &postgres, run, &findings).await;
+            findings.print();
+            violations += findings.violations();
         }
     }
-    findings.print();
-    let violations = findings.violations();
     println!("chaos: {violations} violations, {:.0} s, seed {seed}", begun.elapsed().as_secs_f64());
     if violations == 0 {
         return ExitCode::SUCCESS;

@@ -74,9 +74,17 @@ impl Postgres {
         format!("postgres://postgres@{}/{database}", self.folder.display().to_string().replace('/', "%2F"))
     }
 
-    pub async fn create(&self, database: &str) -> PgPool {
+    /// An empty database, and users that may do everything in it.
+    pub async fn create(&self, database: &str, users: &[&str]) -> PgPool {
         let mut admin = PgConnection::connect_with(&self.options("postgres")).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("create database {database}"))).execute(&mut admin).await.unwrap();
+        // Kept for the next database.
+        let role = |role: &str| {
+            format!("do $$ begin create role {role} superuser login; exception when duplicate_object then null; end $$")
+        };
+        for user in users {
+            sqlx::raw_sql(AssertSqlSafe(role(user))).execute(&mut admin).await.unwrap();
+        }
         PgPoolOptions::new()
             .max_connections(12)
             .acquire_timeout(Duration::from_secs(5))

@@ -35,8 +35,8 @@ impl Proxy {
     }
 
     /// The database of this name, through here.
-    pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@{}/{database}?sslmode=disable", self.address)
+    pub fn url(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@{}/{database}?sslmode=disable", self.address)
     }
 
     pub fn set(&self, way: Way) {

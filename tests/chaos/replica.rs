@@ -18,7 +18,8 @@ const RESTART: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Replica {
-    pub name: String,
+    /// Also its user in Postgres, by which its sessions are known.
+    pub name: &'static str,
     pub proxy: Proxy,
     environment: Vec<(String, String)>,
     log: PathBuf,
@@ -39,7 +40,7 @@ pub struct Held<'a> {
 }
 
 impl Replica {
-    pub fn new(name: String, proxy: Proxy, environment: Vec<(String, String)>, log: PathBuf) -> Self {
+    pub fn new(name: &'static str, proxy: Proxy, environment: Vec<(String, String)>, log: PathBuf) -> Self {
         let process = Mutex::new(Process { child: None });
         Self { name, proxy, environment, log, process, base: RwLock::new(None) }
     }

@@ -1,6 +1,10 @@
 //! What can be run. Each scenario has a database and replicas of its own.
 
+pub mod frozen;
+pub mod kills;
+pub mod pickup;
 pub mod random;
+pub mod rolling;
 
 use std::sync::Arc;
 
@@ -16,11 +20,20 @@ pub struct Run {
 }
 
 /// Name, what it shows, and whether it runs only in the long run.
-pub const SCENARIOS: [(&str, &str, bool); 1] =
-    [("random", "random faults while writers write and data engineers export", false)];
+pub const SCENARIOS: [(&str, &str, bool); 5] = [
+    ("pickup", "a dead worker's part is picked up within the lease and a second", false),
+    ("frozen", "a worker that is frozen past its lease does no harm", false),
+    ("rolling", "rolling restarts cost nothing", false),
+    ("kills", "an export under kills takes at most twice its quiet time", true),
+    ("random", "random faults while writers write and data engineers export", false),
+];
 
 pub async fn run(name: &str, postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     match name {
+        "pickup" => pickup::run(postgres, run, findings).await,
+        "frozen" => frozen::run(postgres, run, findings).await,
+        "rolling" => rolling::run(postgres, run, findings).await,
+        "kills" => kills::run(postgres, run, findings).await,
         "random" => random::run(postgres, run, findings).await,
         _ => unreachable!("a scenario without a name in the list"),
     }

@@ -25,8 +25,11 @@ const TYPES: [(&str, u64, u64); 5] = [
 ];
 /// A type that does not fit into the shared volume.
 pub const LARGE: &str = "Media";
-const LARGE_RESOURCES: u64 = 24;
-const LARGE_TEXT: usize = 3 << 20;
+/// Few, but longer than what sockets hold, so that a download can be caught in its middle.
+const LARGE_RESOURCES: i32 = 5;
+const LARGE_TEXT: i32 = 16 << 20;
+const PICTURES: i32 = 1_500;
+const PICTURE_TEXT: i32 = 256 << 10;
 
 /// Fills an empty store; with a large type or without.
 pub async fn fill(pool: &PgPool, random: &mut Random, with_large: bool) {
@@ -44,6 +47,16 @@ pub async fn fill(pool: &PgPool, random: &mut Random, with_large: bool) {
 
 /// By SQL: to read tens of mebibytes as JSON is not what is tested.
 async fn fill_large(pool: &PgPool) {
+    insert_large(pool, LARGE_RESOURCES, LARGE_TEXT).await;
+}
+
+/// Some hundred mebibytes of middling resources, for an export that takes its time.
+pub async fn fill_with_pictures(pool: &PgPool) {
+    insert_large(pool, PICTURES, PICTURE_TEXT).await;
+    sqlx::query("analyze").execute(pool).await.unwrap();
+}
+
+async fn insert_large(pool: &PgPool, resources: i32, length: i32) {
     sqlx::query(
         r#"insert into resource (resource_type, id, version_id, last_updated, deleted, patients, mentions, body)
         select $1, 'r' || n, 1, at, false, '{}', '{}', format(
@@ -54,8 +67,8 @@ async fn fill_large(pool: &PgPool) {
         from generate_series(1, $2) as n, date_trunc('milliseconds', clock_timestamp()) as at"#,
     )
     .bind(LARGE)
-    .bind(i32::try_from(LARGE_RESOURCES).unwrap())
-    .bind(i32::try_from(LARGE_TEXT).unwrap())
+    .bind(resources)
+    .bind(length)
     .execute(pool)
     .await
     .unwrap();

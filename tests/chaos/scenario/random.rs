@@ -7,7 +7,6 @@ use tokio::task::JoinSet;
 
 use super::Run;
 use crate::checks;
-use crate::diary;
 use crate::engineers::Engineer;
 use crate::fault::{Planned, inflict, schedule};
 use crate::findings::Findings;
@@ -26,16 +25,10 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let (kills, gap) = if run.long { (KILLS.1, 300..1_300) } else { (KILLS.0, 300..1_100) };
     let schedule = schedule(&mut random, kills, gap);
     let installation = Arc::new(Installation::new(postgres, "chaos_random", &[]).await);
-    prepare(&installation, &mut random, run.long).await;
+    let idle = prepare(&installation, &mut random, run.long).await;
     if installation.clock_is_off().await == Some(false) {
         findings.violation("the clock of the replica whose clock should be off is right".to_owned());
     }
-    let mut idle = 0;
-    for replica in &installation.replicas {
-        idle = idle.max(replica.memory().await.unwrap_or_default());
-    }
-
-    let before = findings.violations();
     let stop = Arc::new(AtomicBool::new(false));
     let mut busy = set_to_work(&installation, &mut random, findings, &stop, run.long);
     inflict(&installation, findings, &schedule).await;
@@ -44,8 +37,8 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     while let Some(ended) = busy.join_next().await {
         ended.unwrap();
     }
-    check(&installation, idle, findings).await;
-    if findings.violations() > before {
+    checks::check(&installation, idle, findings).await;
+    if findings.violations() > 0 {
         tell(&schedule);
     }
     for what in &installation.skipped {
@@ -54,13 +47,13 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     Arc::into_inner(installation).unwrap().stop().await;
 }
 
-async fn prepare(installation: &Installation, random: &mut Random, long: bool) {
+async fn prepare(installation: &Installation, random: &mut Random, long: bool) -> u64 {
     store::fill(&installation.pool, random, long).await;
     match &installation.postgres.disk {
         Ok(disk) => disk.take_chunks(&installation.pool, installation.name).await,
         Err(why) => println!("SKIPPED: full disk ({why})"),
     }
-    installation.start().await;
+    installation.start().await
 }
 
 fn set_to_work(
@@ -83,25 +76,16 @@ fn set_to_work(
         findings: Arc::clone(findings),
         random: random.fork(),
         stop: Arc::clone(stop),
+        with_large: long,
     };
     for _ in 0..ENGINEERS {
         busy.spawn(engineer().work());
     }
-    busy.spawn(engineer().follow(false));
+    busy.spawn(engineer().follow());
     if long {
         busy.spawn(engineer().export_large());
     }
     busy
-}
-
-async fn check(installation: &Installation, idle: u64, findings: &Findings) {
-    checks::all_jobs_end(installation, findings).await;
-    checks::check_nothing_is_left(installation, findings).await;
-    checks::check_connections(installation, findings).await;
-    checks::check_memory(installation, idle, findings).await;
-    let diary = diary::read(&installation.pool).await;
-    checks::check_diary(&diary, findings);
-    checks::check_exports(installation, &findings.exports(), &diary, findings).await;
 }
 
 fn tell(schedule: &[Planned]) {
