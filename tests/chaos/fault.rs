@@ -89,7 +89,14 @@ pub async fn inflict(installation: &Arc<Installation>, findings: &Arc<Findings>,
     let begun = tokio::time::Instant::now();
     let mut under_way = JoinSet::new();
     for planned in schedule {
-        tokio::time::sleep_until(begun + planned.at).await;
+        let moment = tokio::time::sleep_until(begun + planned.at);
+        tokio::pin!(moment);
+        loop {
+            tokio::select! {
+                () = &mut moment => break,
+                Some(ended) = under_way.join_next() => ended.unwrap(),
+            }
+        }
         let (installation, findings, fault) = (Arc::clone(installation), Arc::clone(findings), planned.fault);
         under_way.spawn(async move { bring_about(fault, &installation, &findings).await });
     }
@@ -119,7 +126,7 @@ async fn bring_about(fault: Fault, installation: &Installation, findings: &Findi
         }
         Fault::Roll { replica: number, killed_after } => roll(replica(number), killed_after, findings).await,
         Fault::Crash { down } => {
-            installation.postgres.crash(down, &installation.postgres_log()).await;
+            installation.postgres.crash(down).await;
             count("kill -9 of Postgres");
         }
         Fault::Terminate { one_in, salt } => {

@@ -1,6 +1,5 @@
 //! One installation: a database, three replicas, and each one's way to Postgres.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,7 +51,7 @@ pub struct Installation {
 impl Installation {
     /// An empty database with its diary, and replicas that do not run yet.
     pub async fn new(postgres: &Arc<Postgres>, name: &'static str, settings: &[(&str, &str)]) -> Self {
-        let folder = folder().join(name);
+        let folder = postgres.logs.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let pool = postgres.create(name, &NAMES).await;
         migrate(&pool).await.unwrap();
@@ -129,10 +128,6 @@ impl Installation {
         Client::new(&self.replicas)
     }
 
-    pub fn postgres_log(&self) -> PathBuf {
-        folder().join("postgres.log")
-    }
-
     /// Ends all faults that last.
     pub fn open_ways(&self) {
         for replica in &self.replicas {
@@ -162,9 +157,4 @@ impl Installation {
 fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable = |key: &str| format!("BULK_EXPORT__{}", key.to_ascii_uppercase().replace('.', "__"));
     SETTINGS.iter().chain(settings).map(|(key, value)| (variable(key), (*value).to_owned())).collect()
-}
-
-/// Where logs go: emptied at every run.
-pub fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("chaos")
 }

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Every run prints its seed. The faults, the writers and the clients follow from it; what the processes are at when a
-//! fault hits them does not, so a seed that failed once may have to be tried a few times. Logs are in
-//! `target/tmp/chaos`.
+//! fault hits them does not, so a seed that failed once may have to be tried a few times. Logs are kept,
+//! in `target/tmp`, of a run that failed.
 //!
 //! What is checked is in [`checks`] and [`leftovers`]; the reference it is checked against is in [`history`].
 
@@ -46,14 +46,17 @@ mod scenario;
 mod skew;
 mod store;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arguments::Arguments;
 use findings::Findings;
 use postgres::Postgres;
 use scenario::{Run, SCENARIOS};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments = match Arguments::read() {
@@ -73,13 +76,16 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         tokio::select! {
             code = run_all(&arguments) => code,
             // What was started ends as it goes out of scope.
             _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
         }
-    })
+    });
+    // Postgres may be in the middle of a restart.
+    runtime.shutdown_timeout(PATIENCE);
+    code
 }
 
 async fn run_all(arguments: &Arguments) -> ExitCode {
@@ -87,10 +93,10 @@ async fn run_all(arguments: &Arguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
     let run = Run { seed, long: arguments.long };
     println!("chaos: seed {seed}");
-    let folder = installation::folder();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
-    let postgres = Postgres::start(&folder.join("postgres.log")).await;
+    let postgres = Postgres::start(&folder).await;
     let mut violations = 0;
     let is_wanted = |name: &str, only_long: bool| match &arguments.only {
         Some(only) => only == name,
@@ -107,6 +113,7 @@ async fn run_all(arguments: &Arguments) -> ExitCode {
     }
     println!("chaos: {violations} violations, {:.0} s, seed {seed}", begun.elapsed().as_secs_f64());
     if violations == 0 {
+        let _ = std::fs::remove_dir_all(&folder);
         return ExitCode::SUCCESS;
     }
     println!("again with: cargo test --test chaos -- --seed {seed}; logs are in {}", folder.display());

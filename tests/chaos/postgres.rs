@@ -25,17 +25,19 @@ pub struct Postgres {
     programs: PathBuf,
     run_as: Option<(u32, u32)>,
     postmaster: Mutex<Option<Child>>,
+    /// Where all logs of the run go.
+    pub logs: PathBuf,
     /// A disk that can be filled, where that is possible. It goes after Postgres has ended.
     pub disk: Result<SmallDisk, String>,
 }
 
 impl Postgres {
-    pub async fn start(log: &Path) -> Arc<Self> {
-        let log = log.to_owned();
-        tokio::task::spawn_blocking(move || Self::make(&log)).await.unwrap()
+    pub async fn start(logs: &Path) -> Arc<Self> {
+        let logs = logs.to_owned();
+        tokio::task::spawn_blocking(move || Self::make(logs)).await.unwrap()
     }
 
-    fn make(log: &Path) -> Arc<Self> {
+    fn make(logs: PathBuf) -> Arc<Self> {
         let run_as = rustix::process::geteuid().is_root().then(unprivileged);
         let name = format!("fbe-chaos-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         // A socket's path may have about 100 bytes at most.
@@ -46,14 +48,15 @@ impl Postgres {
             programs: programs(),
             run_as,
             postmaster: Mutex::new(None),
+            logs,
             disk: Err("there is none yet".to_owned()),
         };
         postgres.give(&postgres.folder);
         postgres.initialise();
         postgres.disk = SmallDisk::mount(&postgres.folder.join("disk"), run_as);
-        *postgres.postmaster.lock().unwrap() = Some(postgres.spawn(log));
+        *postgres.postmaster.lock().unwrap() = Some(postgres.spawn());
         let postgres = Arc::new(postgres);
-        postgres.wait_until_ready(log);
+        postgres.wait_until_ready();
         postgres
     }
 
@@ -92,8 +95,8 @@ impl Postgres {
     }
 
     /// Kills the postmaster, waits until all that belonged to it is gone, and after `down` starts it again.
-    pub async fn crash(self: &Arc<Self>, down: Duration, log: &Path) {
-        let (postgres, log) = (Arc::clone(self), log.to_owned());
+    pub async fn crash(self: &Arc<Self>, down: Duration) {
+        let postgres = Arc::clone(self);
         let crash = move || {
             let mut postmaster = postgres.postmaster.lock().unwrap();
             let mut killed = postmaster.take().unwrap();
@@ -102,11 +105,15 @@ impl Postgres {
             killed.wait().unwrap();
             wait_until_gone(&backends);
             std::thread::sleep(down);
-            *postmaster = Some(postgres.spawn(&log));
+            *postmaster = Some(postgres.spawn());
             drop(postmaster);
-            postgres.wait_until_ready(&log);
+            postgres.wait_until_ready();
         };
         tokio::task::spawn_blocking(crash).await.unwrap();
+    }
+
+    fn log(&self) -> PathBuf {
+        self.logs.join("postgres.log")
     }
 
     fn command(&self, program: &str) -> Command {
@@ -136,8 +143,8 @@ impl Postgres {
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn spawn(&self, log: &Path) -> Child {
-        let log = File::options().create(true).append(true).open(log).unwrap();
+    fn spawn(&self) -> Child {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let socket = format!("unix_socket_directories={}", self.folder.display());
         let settings = [
             socket.as_str(),
@@ -160,7 +167,7 @@ impl Postgres {
     }
 
     /// Starts it again where it ended by itself: on a full disk, or while something of the killed one was left.
-    fn wait_until_ready(&self, log: &Path) {
+    fn wait_until_ready(&self) {
         let asked = Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let options = self.options("postgres");
@@ -170,10 +177,10 @@ impl Postgres {
             if matches!(runtime.block_on(in_time), Ok(Ok(()))) {
                 return;
             }
-            assert!(asked.elapsed() < PATIENCE, "Postgres does not start, see {}", log.display());
+            assert!(asked.elapsed() < PATIENCE, "Postgres does not start, see {}", self.log().display());
             let mut postmaster = self.postmaster.lock().unwrap();
             if postmaster.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
-                *postmaster = Some(self.spawn(log));
+                *postmaster = Some(self.spawn());
             }
             drop(postmaster);
             std::thread::sleep(TICK);
