@@ -26,8 +26,8 @@ const TYPES: [(&str, u64, u64); 5] = [
 /// A type that does not fit into the shared volume.
 pub const LARGE: &str = "Media";
 /// Few, but longer than what sockets hold, so that a download can be caught in its middle.
-const LARGE_RESOURCES: i32 = 5;
-const LARGE_TEXT: i32 = 16 << 20;
+const LARGE_RESOURCES: i32 = 12;
+const LARGE_TEXT: i32 = 6 << 20;
 const PICTURES: i32 = 1_500;
 const PICTURE_TEXT: i32 = 256 << 10;
 
