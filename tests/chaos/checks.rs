@@ -23,6 +23,7 @@ pub async fn check(installation: &Installation, idle: u64, findings: &Findings) 
     leftovers::check_memory(installation, idle, findings).await;
     let diary = diary::read(&installation.pool).await;
     check_diary(&diary, findings);
+    check_keys(installation, findings).await;
     check_exports(installation, &findings.exports(), &diary, findings).await;
 }
 
@@ -69,6 +70,17 @@ fn check_diary(diary: &[Entry], findings: &Findings) {
     count_ends(diary, findings);
 }
 
+/// A kick-off with a key starts one job, however often it was sent.
+async fn check_keys(installation: &Installation, findings: &Findings) {
+    let doubled = "select count(*) from (
+            select key from chaos_diary where was is null and key is not null group by key having count(*) > 1
+        ) as doubled";
+    let doubled = number(installation, doubled).await;
+    if doubled > 0 {
+        findings.violation(format!("{doubled} kick-offs with a key started more than one job"));
+    }
+}
+
 fn wrong_in(entries: &[&Entry]) -> Option<&'static str> {
     let is_final = |state: &Option<String>| matches!(state.as_deref(), Some("completed" | "failed" | "cancelled"));
     let of_job = || entries.iter().filter(|entry| entry.part.is_none());
@@ -103,9 +115,6 @@ fn count_ends(diary: &[Entry], findings: &Findings) {
         match (entry.part, entry.becomes.as_deref()) {
             (None, Some(state @ ("completed" | "failed" | "cancelled"))) if is_change => {
                 findings.count(Of::Seen, &format!("jobs {state}"));
-                if let Some(reason) = entry.reason.as_ref().filter(|_| state == "failed") {
-                    println!("  job {} failed: {reason}", entry.job);
-                }
             }
             (Some(_), Some("running")) if entry.was.as_deref() == Some("running") => {
                 findings.count(Of::Seen, "parts taken over");

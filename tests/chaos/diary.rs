@@ -18,16 +18,18 @@ create table chaos_diary (
     lease_until timestamptz,
     transaction_time timestamptz,
     expires_at timestamptz,
-    reason text
+    reason text,
+    key text
 );
 create index on chaos_diary (job);
 
 create function chaos_job() returns trigger language plpgsql as $$
 begin
-    insert into chaos_diary (job, was, becomes, attempt, failures, transaction_time, expires_at, reason)
+    insert into chaos_diary (job, was, becomes, attempt, failures, transaction_time, expires_at, reason, key)
     values (coalesce(new.id, old.id), old.state, new.state, coalesce(new.attempt, old.attempt),
         coalesce(new.failures, old.failures), coalesce(new.transaction_time, old.transaction_time),
-        coalesce(new.expires_at, old.expires_at), new.failure);
+        coalesce(new.expires_at, old.expires_at), new.failure,
+        coalesce(new.idempotency_key, old.idempotency_key));
     return null;
 end
 $$;

@@ -50,7 +50,8 @@ impl Engineer {
         let (client, findings) = (Arc::clone(&self.client), Arc::clone(&self.findings));
         let exporter = Exporter { client: &client, findings: &findings, retention: RETENTION };
         let types = type_names();
-        let mut asked = Asked::of(if self.with_large { &[] } else { &types });
+        // The large type would make the first link last as long as all the others.
+        let mut asked = Asked::of(if self.with_large { &types } else { &[] });
         let mut link = 0;
         // One more when all the others have stopped.
         let mut is_last = false;
@@ -103,7 +104,7 @@ impl Engineer {
 
     async fn cancel(&mut self, exporter: &Exporter<'_>) {
         let asked = self.some_types();
-        let Some(job) = exporter.kick_off(&asked).await else { return };
+        let Some(job) = exporter.kick_off(&asked, &mut self.random).await else { return };
         tokio::time::sleep(self.random.time(0..1_500)).await;
         exporter.delete(&job).await;
         self.findings.count(Of::Seen, "exports cancelled, perhaps too late");
@@ -114,7 +115,7 @@ impl Engineer {
         let asked = Asked::of(&["Task"]);
         let mut jobs = Vec::new();
         for _ in 0..3 + self.random.below(4) {
-            jobs.extend(exporter.kick_off(&asked).await);
+            jobs.extend(exporter.kick_off(&asked, &mut self.random).await);
         }
         self.random.shuffle(&mut jobs);
         for job in &jobs {
@@ -126,7 +127,7 @@ impl Engineer {
     /// Removes an export while a file of it is on its way.
     async fn remove_while_downloading(&mut self, exporter: &Exporter<'_>) {
         let asked = Asked::of(if self.with_large && self.random.one_in(2) { &[LARGE] } else { &["Basic"] });
-        let Some(job) = exporter.kick_off(&asked).await else { return };
+        let Some(job) = exporter.kick_off(&asked, &mut self.random).await else { return };
         let Ended::Completed(manifest) = exporter.ended(&job).await else { return };
         let Some(path) = self.any_file(&manifest) else { return };
         let downloader = Downloader { client: &self.client, findings: &self.findings };
@@ -143,7 +144,7 @@ impl Engineer {
 
     async fn read_slowly(&mut self, exporter: &Exporter<'_>) {
         let asked = Asked::of(&["DocumentReference"]);
-        let Some(job) = exporter.kick_off(&asked).await else { return };
+        let Some(job) = exporter.kick_off(&asked, &mut self.random).await else { return };
         let Ended::Completed(manifest) = exporter.ended(&job).await else { return };
         let Some(path) = self.any_file(&manifest) else { return };
         let manner = Manner { gzip: self.random.one_in(2), pause: Some(self.random.time(5..60)) };

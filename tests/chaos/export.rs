@@ -94,9 +94,15 @@ pub struct Exporter<'a> {
 }
 
 impl Exporter<'_> {
-    pub async fn kick_off(&self, asked: &Asked) -> Option<Job> {
+    /// Where the kick-off has a key it starts one job, however often it has to be sent. Without, a client that heard
+    /// nothing may have started one that it knows nothing of, which is to end all the same.
+    pub async fn kick_off(&self, asked: &Asked, random: &mut Random) -> Option<Job> {
         let query = asked.query();
-        let request = Request::get(&query).header("accept", "application/fhir+json").header("prefer", "respond-async");
+        let mut request =
+            Request::get(&query).header("accept", "application/fhir+json").header("prefer", "respond-async");
+        if random.one_in(2) {
+            request = request.header("idempotency-key", format!("\"{}\"", self.findings.new_key()));
+        }
         let answer = self.answered(self.client.ask(&request).await, &query)?;
         let location = answer.headers.get(CONTENT_LOCATION).and_then(|url| below_base(url.to_str().ok()?));
         let (StatusCode::ACCEPTED, Some(path)) = (answer.status, location) else {
@@ -132,7 +138,7 @@ impl Exporter<'_> {
                 Some(Standing::InProgress) => tokio::time::sleep(POLL).await,
                 Some(Standing::Completed(manifest)) => return Ended::Completed(manifest),
                 Some(Standing::Failed(reason)) => {
-                    self.findings.count(Of::Seen, &format!("clients told that an export failed: {}", brief(&reason)));
+                    self.findings.failed(&reason);
                     return Ended::Failed;
                 }
                 Some(Standing::Gone) => {
@@ -171,7 +177,7 @@ impl Exporter<'_> {
 
     /// An export from kick-off to the last byte.
     pub async fn export(&self, asked: &Asked, random: &mut Random) -> Option<(Job, Export)> {
-        let job = self.kick_off(asked).await?;
+        let job = self.kick_off(asked, random).await?;
         let export = self.have(&job, asked, random).await?;
         Some((job, export))
     }

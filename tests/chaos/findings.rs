@@ -13,6 +13,8 @@ pub struct Findings {
     longest: Mutex<BTreeMap<String, Duration>>,
     /// Exports that were downloaded in full.
     exports: Mutex<Vec<Export>>,
+    /// Keys of kick-offs so far.
+    keys: Mutex<u64>,
     /// Jobs that were answered 202.
     accepted: Mutex<Vec<String>>,
     /// All lines ever downloaded, each once: most exports hold the same ones.
@@ -24,6 +26,8 @@ pub struct Findings {
 pub enum Of {
     Faults,
     Seen,
+    /// Clients that were told so.
+    Failed,
 }
 
 impl Findings {
@@ -57,6 +61,20 @@ impl Findings {
         self.accepted.lock().unwrap().push(job.to_owned());
     }
 
+    /// A name that no kick-off had before.
+    pub fn new_key(&self) -> String {
+        let mut keys = self.keys.lock().unwrap();
+        *keys += 1;
+        format!("chaos-{keys}")
+    }
+
+    /// An export failed, and told why.
+    pub fn failed(&self, reason: &str) {
+        let (_, cause) = reason.split_once("at last: ").unwrap_or(("", reason));
+        let cause: String = cause.chars().filter(|character| !character.is_ascii_digit()).take(70).collect();
+        self.count(Of::Failed, &cause);
+    }
+
     pub fn all_accepted(&self) -> Vec<String> {
         self.accepted.lock().unwrap().clone()
     }
@@ -86,7 +104,9 @@ impl Findings {
     /// Says what was done and seen.
     pub fn print(&self) {
         let counts = self.counts.lock().unwrap();
-        for (of, title) in [(Of::Faults, "faults"), (Of::Seen, "seen")] {
+        for (of, title) in
+            [(Of::Faults, "faults"), (Of::Seen, "seen"), (Of::Failed, "clients told that their export failed")]
+        {
             let these: Vec<_> = counts.iter().filter(|((counted, _), _)| *counted == of).collect();
             if !these.is_empty() {
                 println!("  {title}:");

@@ -22,7 +22,7 @@ pub const RETENTION: Duration = Duration::from_secs(60);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Short, so that much happens in a run. `fallback_poll` stays at its default where pick-up is measured.
+/// Short, so that much happens in a run.
 const SETTINGS: [(&str, &str); 13] = [
     ("http.listen", "127.0.0.1:0"),
     ("http.shutdown_grace", "1s"),

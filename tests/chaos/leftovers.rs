@@ -10,8 +10,8 @@ use crate::installation::{Installation, REPLICAS};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a replica may keep of what it had, over what a fresh one has.
 const MEMORY: u64 = 64 << 20;
-/// Connections of one replica by its settings: 20 of the API, two for each of three workers, and a few single ones.
-const CONNECTIONS: i64 = 20 + 2 * 3 + 6;
+/// Connections of one replica by its settings: 20 of the API, three for each of three workers, and four of the process.
+const CONNECTIONS: i64 = 20 + 3 * 3 + 4;
 
 /// Nothing is left of exports that ended without files, and nothing at all once all have expired.
 pub async fn check_nothing_is_left(installation: &Installation, findings: &Findings) {

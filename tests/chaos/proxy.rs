@@ -1,5 +1,5 @@
-//! The way of one replica to Postgres: TCP on 127.0.0.1 to Postgres' Unix socket, which can be cut, refused and
-//! stalled.
+//! The way of one replica to Postgres: TCP on 127.0.0.1 to Postgres' Unix socket, which can be cut, refused, stalled
+//! and silenced.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub struct Proxy {
     address: SocketAddr,
     way: watch::Sender<Way>,
     cuts: watch::Sender<u64>,
+    silences: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -29,9 +30,10 @@ impl Proxy {
     pub async fn start(socket: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (way, cuts) = (watch::Sender::new(Way::Open), watch::Sender::new(0));
-        let accepting = tokio::spawn(accept(listener, socket.to_owned(), way.subscribe(), cuts.subscribe()));
-        Self { address, way, cuts, accepting }
+        let (way, cuts, silences) = (watch::Sender::new(Way::Open), watch::Sender::new(0), watch::Sender::new(0));
+        let signals = Signals { way: way.subscribe(), cuts: cuts.subscribe(), silences: silences.subscribe() };
+        let accepting = tokio::spawn(accept(listener, socket.to_owned(), signals));
+        Self { address, way, cuts, silences, accepting }
     }
 
     /// The database of this name, through here.
@@ -47,6 +49,12 @@ impl Proxy {
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
+
+    /// Lets all connections there are die without a word, as behind a firewall that has forgotten them: Postgres ends its
+    /// sessions, and the replica is not told. New ones work.
+    pub fn silence(&self) {
+        self.silences.send_modify(|silences| *silences += 1);
+    }
 }
 
 impl Drop for Proxy {
@@ -56,33 +64,51 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, socket: PathBuf, way: watch::Receiver<Way>, cuts: watch::Receiver<u64>) {
+/// What a connection obeys.
+#[derive(Clone)]
+struct Signals {
+    way: watch::Receiver<Way>,
+    cuts: watch::Receiver<u64>,
+    silences: watch::Receiver<u64>,
+}
+
+async fn accept(listener: TcpListener, socket: PathBuf, signals: Signals) {
     loop {
         // Without a file left, the next moment may be better.
         let Ok((client, _)) = listener.accept().await else { continue };
-        if *way.borrow() != Way::Closed {
-            let mut cuts = cuts.clone();
-            cuts.mark_unchanged();
-            tokio::spawn(forward(client, socket.clone(), way.clone(), cuts));
+        if *signals.way.borrow() != Way::Closed {
+            let mut signals = signals.clone();
+            signals.cuts.mark_unchanged();
+            signals.silences.mark_unchanged();
+            tokio::spawn(serve(client, socket.clone(), signals));
         }
     }
 }
 
-async fn forward(client: TcpStream, socket: PathBuf, way: watch::Receiver<Way>, mut cuts: watch::Receiver<u64>) {
-    let both = async {
-        let Ok(server) = UnixStream::connect(&socket).await else { return };
-        let _ = client.set_nodelay(true);
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = server.into_split();
-        // When one side is gone the other goes too.
+async fn serve(mut client: TcpStream, socket: PathBuf, mut signals: Signals) {
+    let _ = client.set_nodelay(true);
+    let open = async {
         tokio::select! {
-            _ = pump(&mut from_client, &mut to_server, way.clone()) => {}
-            _ = pump(&mut from_server, &mut to_client, way.clone()) => {}
+            () = forward(&mut client, &socket, signals.way) => return,
+            _ = signals.silences.changed() => {}
         }
+        // Takes what comes, until the replica gives up.
+        let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
     };
     tokio::select! {
-        () = both => {}
-        _ = cuts.changed() => {}
+        () = open => {}
+        _ = signals.cuts.changed() => {}
+    }
+}
+
+/// Until one side is gone: then the other goes too.
+async fn forward(client: &mut TcpStream, socket: &Path, way: watch::Receiver<Way>) {
+    let Ok(mut server) = UnixStream::connect(socket).await else { return };
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    tokio::select! {
+        _ = pump(&mut from_client, &mut to_server, way.clone()) => {}
+        _ = pump(&mut from_server, &mut to_client, way.clone()) => {}
     }
 }
 

@@ -35,7 +35,7 @@ async fn freeze_and_thaw(installation: &Installation, random: &mut Random, findi
     let exporter = Exporter { client: &client, findings, retention: RETENTION };
     let gate = Gate::before_files(&installation.pool).await;
     let asked = Asked::of(&["Task"]);
-    let job = exporter.kick_off(&asked).await.unwrap();
+    let job = exporter.kick_off(&asked, random).await.unwrap();
     let frozen = installation.worker_on(&job.id).await;
     let held = frozen.hold().await;
     held.signal(Signal::STOP);

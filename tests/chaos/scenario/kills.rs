@@ -23,13 +23,14 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let installation = Installation::new(postgres, "chaos_kills", &[("export.file_target", PARTS_OF)]).await;
     store::fill_with_pictures(&installation.pool).await;
     let idle = installation.start().await;
-    let quiet = export(&installation, findings).await;
+    let mut own = random.fork();
+    let quiet = export(&installation, &mut own, findings).await;
     println!("  quiet: {:.1} s", quiet.as_secs_f64());
     if quiet < QUIET_AT_LEAST {
         findings.violation(format!("the quiet export takes only {quiet:?}: too short to be measured under kills"));
     }
     let under_kills = tokio::select! {
-        took = export(&installation, findings) => took,
+        took = export(&installation, &mut own, findings) => took,
         () = keep_killing(&installation, &mut random, findings) => unreachable!("it goes on for ever"),
     };
     findings.took("an export without kills", quiet);
@@ -46,11 +47,11 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     installation.stop().await;
 }
 
-async fn export(installation: &Installation, findings: &Findings) -> Duration {
+async fn export(installation: &Installation, random: &mut Random, findings: &Findings) -> Duration {
     let client = installation.client();
     let exporter = Exporter { client: &client, findings, retention: RETENTION };
     let begun = Instant::now();
-    let job = exporter.kick_off(&Asked::of(&[store::LARGE])).await.unwrap();
+    let job = exporter.kick_off(&Asked::of(&[store::LARGE]), random).await.unwrap();
     let ended = exporter.ended(&job).await;
     let took = begun.elapsed();
     if !matches!(ended, Ended::Completed(_)) {

@@ -21,6 +21,8 @@ const BOUND: Duration = LEASE.saturating_add(Duration::from_secs(1));
 
 /// Parts, then planning, so many times each.
 const ROUNDS: (usize, usize) = (2, 20);
+/// The default: it is not what makes a worker look.
+const FALLBACK_POLL: (&str, &str) = ("export.fallback_poll", "10s");
 
 /// What is held by the one that dies.
 #[derive(Clone, Copy)]
@@ -31,7 +33,7 @@ enum What {
 
 pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let mut random = Random::new(run.seed);
-    let installation = Installation::new(postgres, "chaos_pickup", &[]).await;
+    let installation = Installation::new(postgres, "chaos_pickup", &[FALLBACK_POLL]).await;
     store::fill(&installation.pool, &mut random, false).await;
     gate::build(&installation.pool).await;
     let idle = installation.start().await;
@@ -61,7 +63,7 @@ async fn pick_up(installation: &Installation, what: What, random: &mut Random, f
         What::Planning => Gate::before_planning(pool).await,
     };
     let asked = Asked::of(&["Task"]);
-    let job = exporter.kick_off(&asked).await.unwrap();
+    let job = exporter.kick_off(&asked, random).await.unwrap();
     let holder: &Replica = match what {
         What::Part => installation.worker_on(&job.id).await,
         What::Planning => installation.planner().await,

@@ -22,7 +22,7 @@ const KILLS: (usize, usize) = (16, 520);
 
 pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let mut random = Random::new(run.seed);
-    let (kills, gap) = if run.long { (KILLS.1, 300..1_300) } else { (KILLS.0, 300..1_100) };
+    let (kills, gap) = if run.long { (KILLS.1, 300..1_700) } else { (KILLS.0, 300..1_100) };
     let schedule = schedule(&mut random, kills, gap);
     let installation = Arc::new(Installation::new(postgres, "chaos_random", &[]).await);
     let idle = prepare(&installation, &mut random, run.long).await;
