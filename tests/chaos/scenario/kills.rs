@@ -16,11 +16,11 @@ use crate::store;
 const EVERY: Duration = Duration::from_secs(5);
 /// So that there are several kills in it.
 const QUIET_AT_LEAST: Duration = Duration::from_secs(15);
-const PARTS_OF: &str = "4MiB";
+const SETTINGS: [(&str, &str); 2] = [("export.file_target", "4MiB"), ("export.pace", "5MiB")];
 
 pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let mut random = Random::new(run.seed);
-    let installation = Installation::new(postgres, "chaos_kills", &[("export.file_target", PARTS_OF)]).await;
+    let installation = Installation::new(postgres, "chaos_kills", &SETTINGS).await;
     store::fill_with_pictures(&installation.pool).await;
     let idle = installation.start().await;
     let mut own = random.fork();

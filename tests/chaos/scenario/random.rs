@@ -17,6 +17,8 @@ use crate::store;
 
 const WRITERS: usize = 3;
 const ENGINEERS: usize = 4;
+/// So that a part lasts long enough to be hit.
+const PACE: (&str, &str) = ("export.pace", "3MiB");
 /// More than the 500 that are promised: some of the schedule hit a replica that is not there.
 const KILLS: (usize, usize) = (16, 520);
 
@@ -24,7 +26,7 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let mut random = Random::new(run.seed);
     let (kills, gap) = if run.long { (KILLS.1, 300..1_700) } else { (KILLS.0, 300..1_100) };
     let schedule = schedule(&mut random, kills, gap);
-    let installation = Arc::new(Installation::new(postgres, "chaos_random", &[]).await);
+    let installation = Arc::new(Installation::new(postgres, "chaos_random", &[PACE]).await);
     let idle = prepare(&installation, &mut random, run.long).await;
     if installation.clock_is_off().await == Some(false) {
         findings.violation("the clock of the replica whose clock should be off is right".to_owned());
