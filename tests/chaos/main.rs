@@ -105,9 +105,10 @@ async fn run_all(arguments: &Arguments) -> ExitCode {
     for (name, what, only_long) in SCENARIOS {
         if is_wanted(name, only_long) {
             println!("{name}: {what}");
-            let findings = Arc::new(Findings::default());
+            let (begun, findings) = (Instant::now(), Arc::new(Findings::default()));
             scenario::run(name, &postgres, run, &findings).await;
             findings.print();
+            println!("    {:>8.2} s  in all", begun.elapsed().as_secs_f64());
             violations += findings.violations();
         }
     }

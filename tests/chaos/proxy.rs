@@ -38,7 +38,7 @@ impl Proxy {
 
     /// The database of this name, through here.
     pub fn url(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}@{}/{database}?sslmode=disable", self.address)
+        format!("postgres://{user}@{}/{database}?sslmode=disable&application_name=chaos", self.address)
     }
 
     pub fn set(&self, way: Way) {

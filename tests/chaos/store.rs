@@ -13,6 +13,7 @@ use fhir_bulk_export::resource::write::{Change, write};
 use sqlx::PgPool;
 
 use crate::findings::{Findings, Of};
+use crate::proxy::{Proxy, Way};
 use crate::random::Random;
 
 /// Types that change: name, resources in the beginning, length of their text.
@@ -120,7 +121,17 @@ pub async fn keep_writing(pool: PgPool, mut random: Random, findings: Arc<Findin
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
-        tokio::time::sleep(random.time(5..60)).await;
+        tokio::time::sleep(random.time(0..30)).await;
+    }
+}
+
+/// Lets the writers stand still for moments, in the middle of their transactions.
+pub async fn hesitate(writers: Arc<Proxy>, mut random: Random, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        writers.set(Way::Stalled);
+        tokio::time::sleep(random.time(50..400)).await;
+        writers.set(Way::Open);
+        tokio::time::sleep(random.time(20..200)).await;
     }
 }
 

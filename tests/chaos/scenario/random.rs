@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 
 use super::Run;
@@ -12,11 +13,12 @@ use crate::fault::{Planned, inflict, schedule};
 use crate::findings::Findings;
 use crate::installation::Installation;
 use crate::postgres::Postgres;
+use crate::proxy::Proxy;
 use crate::random::Random;
 use crate::store;
 
 const WRITERS: usize = 3;
-const ENGINEERS: usize = 4;
+const ENGINEERS: usize = 6;
 /// So that a part lasts long enough to be hit.
 const PACE: (&str, &str) = ("export.pace", "3MiB");
 /// More than the 500 that are promised: some of the schedule hit a replica that is not there.
@@ -32,7 +34,7 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
         findings.violation("the clock of the replica whose clock should be off is right".to_owned());
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let mut busy = set_to_work(&installation, &mut random, findings, &stop, run.long);
+    let mut busy = set_to_work(&installation, &mut random, findings, &stop, run.long).await;
     inflict(&installation, findings, &schedule).await;
     stop.store(true, Ordering::Relaxed);
     checks::all_jobs_end(&installation, findings).await;
@@ -58,7 +60,7 @@ async fn prepare(installation: &Installation, random: &mut Random, long: bool) -
     installation.start().await
 }
 
-fn set_to_work(
+async fn set_to_work(
     installation: &Installation,
     random: &mut Random,
     findings: &Arc<Findings>,
@@ -66,10 +68,12 @@ fn set_to_work(
     long: bool,
 ) -> JoinSet<()> {
     let mut busy = JoinSet::new();
+    let writers = Arc::new(Proxy::start(&installation.postgres.socket()).await);
+    let pool = PgPoolOptions::new().connect_lazy(&writers.url("postgres", installation.name)).unwrap();
     for _ in 0..WRITERS {
-        let pool = installation.pool.clone();
-        busy.spawn(store::keep_writing(pool, random.fork(), Arc::clone(findings), Arc::clone(stop)));
+        busy.spawn(store::keep_writing(pool.clone(), random.fork(), Arc::clone(findings), Arc::clone(stop)));
     }
+    busy.spawn(store::hesitate(writers, random.fork(), Arc::clone(stop)));
     let url = installation.postgres.url(installation.name);
     busy.spawn(store::keep_loading(url, random.fork(), Arc::clone(findings), Arc::clone(stop)));
     let client = Arc::new(installation.client());
