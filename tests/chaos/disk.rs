@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-const SIZE: &str = "192m";
+const SIZE: &str = "768m";
 /// The shared volume, and those that the first large exports get.
 const VOLUMES: std::ops::RangeInclusive<u32> = 0..=4;
 

@@ -31,6 +31,8 @@ pub enum Fault {
     Refuse { replica: usize, time: Duration },
     /// Its connections stay, and nothing gets through for this time.
     Stall { replica: usize, time: Duration },
+    /// Its connections die without a word; new ones work.
+    Silence { replica: usize },
     /// No space for chunks for this time.
     FillDisk { time: Duration },
 }
@@ -63,7 +65,7 @@ pub fn schedule(random: &mut Random, kills: usize, gap: std::ops::Range<u64>) ->
     schedule
 }
 
-const KINDS: u64 = 9;
+const KINDS: u64 = 10;
 
 fn fault(kind: u64, random: &mut Random) -> Fault {
     let replica = random.index(REPLICAS);
@@ -80,6 +82,7 @@ fn fault(kind: u64, random: &mut Random) -> Fault {
         5 => Fault::Cut { replica },
         6 => Fault::Refuse { replica, time: random.time(300..3_000) },
         7 => Fault::Stall { replica, time: random.time(300..4_000) },
+        8 => Fault::Silence { replica },
         _ => Fault::FillDisk { time: random.time(500..2_500) },
     }
 }
@@ -150,6 +153,10 @@ async fn bring_about(fault: Fault, installation: &Installation, findings: &Findi
             tokio::time::sleep(time).await;
             replica(number).proxy.set(Way::Open);
             count("database stalled for a replica");
+        }
+        Fault::Silence { replica: number } => {
+            replica(number).proxy.silence();
+            count("connections of a replica that died without a word");
         }
         Fault::FillDisk { time } => fill_disk(installation, time, findings).await,
     }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::checks::number;
 use crate::findings::{Findings, Of};
-use crate::installation::{Installation, REPLICAS};
+use crate::installation::Installation;
 
 /// For what goes by itself once nobody needs it: the reaper's sweep, the hold of a download.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a replica may keep of what it had, over what a fresh one has.
 const MEMORY: u64 = 64 << 20;
 /// Connections of one replica by its settings: 20 of the API, three for each of three workers, and four of the process.
-const CONNECTIONS: i64 = 20 + 3 * 3 + 4;
+const CONNECTIONS: usize = 20 + 3 * 3 + 4;
 
 /// Nothing is left of exports that ended without files, and nothing at all once all have expired.
 pub async fn check_nothing_is_left(installation: &Installation, findings: &Findings) {
@@ -49,8 +49,11 @@ pub async fn check_connections(installation: &Installation, findings: &Findings)
     comes_to_nothing(installation, findings, "advisory locks", locks).await;
     let sessions = number(installation, &format!("select count(*) from pg_stat_activity where {ours}")).await;
     findings.add(Of::Seen, "sessions of the replicas at the end", sessions.unsigned_abs());
-    if sessions > CONNECTIONS * i64::try_from(REPLICAS).unwrap() {
-        findings.violation(format!("the replicas have {sessions} sessions"));
+    for replica in &installation.replicas {
+        let connections = replica.proxy.connections();
+        if connections > CONNECTIONS {
+            findings.violation(format!("{} has {connections} connections to Postgres", replica.name));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -23,6 +24,8 @@ pub struct Proxy {
     way: watch::Sender<Way>,
     cuts: watch::Sender<u64>,
     silences: watch::Sender<u64>,
+    /// Each connection has a share.
+    connections: Arc<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -32,13 +35,19 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let (way, cuts, silences) = (watch::Sender::new(Way::Open), watch::Sender::new(0), watch::Sender::new(0));
         let signals = Signals { way: way.subscribe(), cuts: cuts.subscribe(), silences: silences.subscribe() };
-        let accepting = tokio::spawn(accept(listener, socket.to_owned(), signals));
-        Self { address, way, cuts, silences, accepting }
+        let connections = Arc::new(());
+        let accepting = tokio::spawn(accept(listener, socket.to_owned(), signals, Arc::downgrade(&connections)));
+        Self { address, way, cuts, silences, connections, accepting }
     }
 
     /// The database of this name, through here.
     pub fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@{}/{database}?sslmode=disable&application_name=chaos", self.address)
+    }
+
+    /// Connections that the replica holds open, dead ones among them.
+    pub fn connections(&self) -> usize {
+        Arc::strong_count(&self.connections) - 1
     }
 
     pub fn set(&self, way: Way) {
@@ -72,7 +81,7 @@ struct Signals {
     silences: watch::Receiver<u64>,
 }
 
-async fn accept(listener: TcpListener, socket: PathBuf, signals: Signals) {
+async fn accept(listener: TcpListener, socket: PathBuf, signals: Signals, connections: Weak<()>) {
     loop {
         // Without a file left, the next moment may be better.
         let Ok((client, _)) = listener.accept().await else { continue };
@@ -80,7 +89,11 @@ async fn accept(listener: TcpListener, socket: PathBuf, signals: Signals) {
             let mut signals = signals.clone();
             signals.cuts.mark_unchanged();
             signals.silences.mark_unchanged();
-            tokio::spawn(serve(client, socket.clone(), signals));
+            let (socket, share) = (socket.clone(), connections.upgrade());
+            tokio::spawn(async move {
+                serve(client, socket, signals).await;
+                drop(share);
+            });
         }
     }
 }
