@@ -20,7 +20,7 @@ pub struct Engineer {
     pub findings: Arc<Findings>,
     pub random: Random,
     pub stop: Arc<AtomicBool>,
-    /// The store has resources that are longer than what sockets hold.
+    /// The store has resources that do not fit into the shared volume.
     pub with_large: bool,
 }
 

@@ -75,9 +75,12 @@ impl History {
         })
     }
 
-    /// The state at an instant, by name.
-    fn state(&self, instant: OffsetDateTime) -> BTreeMap<&Name, &Arc<str>> {
-        self.at(instant).filter_map(|(name, version)| Some((name, version.text.as_ref()?))).collect()
+    /// The state of these types at an instant, by name; of all types where none is named.
+    fn state(&self, instant: OffsetDateTime, types: &[String]) -> BTreeMap<&Name, &Arc<str>> {
+        self.at(instant)
+            .filter(|(name, _)| types.is_empty() || types.contains(&name.0))
+            .filter_map(|(name, version)| Some((name, version.text.as_ref()?)))
+            .collect()
     }
 
     /// Whether the export is exactly what was asked for; says what differs.
@@ -123,7 +126,7 @@ impl History {
             copy.retain(|name, _| !deleted.contains(name));
             // A line that is nobody's has been told of already.
             copy.extend(export.output.iter().filter_map(|line| Some((self.names.get(line)?, line))));
-            let state = self.state(export.transaction_time);
+            let state = self.state(export.transaction_time, &export.asked.types);
             if copy != state {
                 let wrong = copy.iter().filter(|(name, line)| state.get(*name) != Some(line)).count();
                 let missing = state.keys().filter(|name| !copy.contains_key(*name)).count();

@@ -26,9 +26,9 @@ const TYPES: [(&str, u64, u64); 5] = [
 ];
 /// A type that does not fit into the shared volume.
 pub const LARGE: &str = "Media";
-/// Few, but longer than what sockets hold, so that a download can be caught in its middle.
-const LARGE_RESOURCES: i32 = 12;
-const LARGE_TEXT: i32 = 6 << 20;
+/// Each takes a file of its own, which is longer than what a socket takes at once.
+const LARGE_RESOURCES: i32 = 24;
+const LARGE_TEXT: i32 = 3 << 20;
 const PICTURES: i32 = 1_500;
 const PICTURE_TEXT: i32 = 256 << 10;
 
