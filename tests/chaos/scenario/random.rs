@@ -19,16 +19,17 @@ use crate::store;
 
 const WRITERS: usize = 3;
 const ENGINEERS: usize = 6;
-/// So that a part lasts long enough to be hit.
-const PACE: (&str, &str) = ("export.pace", "8MiB");
+/// So that a part lasts long enough to be hit; in the long run there are larger ones.
+const PACE: (&str, &str) = ("3MiB", "8MiB");
 /// In the short run, and in the long: more than the 500 that are promised.
 const KILLS: (usize, usize) = (16, 520);
 
 pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     let mut random = Random::new(run.seed);
     let (kills, gap) = if run.long { (KILLS.1, 300..1_700) } else { (KILLS.0, 300..1_100) };
+    let pace = if run.long { PACE.1 } else { PACE.0 };
     let schedule = schedule(&mut random, kills, gap);
-    let installation = Arc::new(Installation::new(postgres, "chaos_random", &[PACE]).await);
+    let installation = Arc::new(Installation::new(postgres, "chaos_random", &[("export.pace", pace)]).await);
     let idle = prepare(&installation, &mut random, run.long).await;
     if installation.clock_is_off().await == Some(false) {
         findings.violation("the clock of the replica whose clock should be off is right".to_owned());
