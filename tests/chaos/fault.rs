@@ -181,8 +181,8 @@ pub async fn kill(replica: &Replica, down: Duration, again: Option<Duration>, fi
 }
 
 pub async fn roll(replica: &Replica, killed_after: Option<Duration>, findings: &Findings) {
-    /// Its `shutdown_grace`, and some time to tidy up with a database that is away: all of its waiting is bounded.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    /// Its `shutdown_grace`, and the longest it waits for an answer of a connection that died without a word (45 s).
+    const PATIENCE: Duration = Duration::from_secs(60);
     let mut held = replica.hold().await;
     held.signal(Signal::TERM);
     findings.count(Of::Faults, "SIGTERM");
