@@ -11,7 +11,7 @@ use crate::findings::{Findings, Of};
 use crate::installation::{Installation, REPLICAS};
 use crate::proxy::Way;
 use crate::random::Random;
-use crate::replica::Replica;
+use crate::replica::{Held, Replica};
 
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
@@ -122,7 +122,7 @@ async fn bring_about(fault: Fault, installation: &Installation, findings: &Findi
             if killed {
                 held.kill().await;
                 count(KILL);
-                held.start().await;
+                start(&mut held, findings).await;
             } else {
                 held.signal(Signal::CONT);
             }
@@ -177,7 +177,7 @@ pub async fn kill(replica: &Replica, down: Duration, again: Option<Duration>, fi
         findings.count(Of::Faults, KILL);
         findings.count(Of::Faults, "of these while it started");
     }
-    held.start().await;
+    start(&mut held, findings).await;
 }
 
 pub async fn roll(replica: &Replica, killed_after: Option<Duration>, findings: &Findings) {
@@ -194,7 +194,14 @@ pub async fn roll(replica: &Replica, killed_after: Option<Duration>, findings: &
         held.kill().await;
         findings.count(Of::Faults, KILL);
     }
-    held.start().await;
+    start(&mut held, findings).await;
+}
+
+async fn start(held: &mut Held<'_>, findings: &Findings) {
+    let hung = held.start().await;
+    if hung > 0 {
+        findings.add(Of::Seen, "starts that hung and were killed", hung);
+    }
 }
 
 async fn terminate(installation: &Installation, one_in: u64, salt: u64) -> u64 {

@@ -51,6 +51,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use arguments::Arguments;
 use findings::Findings;
 use postgres::Postgres;
@@ -80,12 +82,20 @@ fn main() -> ExitCode {
         tokio::select! {
             code = run_all(&arguments) => code,
             // What was started ends as it goes out of scope.
-            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
+            () = interrupted() => ExitCode::FAILURE,
         }
     });
     // Postgres may be in the middle of a restart.
     runtime.shutdown_timeout(PATIENCE);
     code
+}
+
+async fn interrupted() {
+    let mut terminated = signal(SignalKind::terminate()).unwrap();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
 }
 
 async fn run_all(arguments: &Arguments) -> ExitCode {

@@ -15,7 +15,8 @@ use crate::proxy::Proxy;
 
 /// A replica that cannot start while the database is away is started again, as a service manager does.
 const RESTART: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Replica {
     /// Also its user in Postgres, by which its sessions are known.
@@ -79,10 +80,19 @@ impl Replica {
 }
 
 impl Held<'_> {
-    /// Starts it, and waits until it serves.
-    pub async fn start(&mut self) {
-        let asked = Instant::now();
-        while !self.start_once().await {
+    /// Starts it, and waits until it serves. One that neither serves nor ends is killed, as by a startup probe; gives
+    /// how often that was so.
+    pub async fn start(&mut self) -> u64 {
+        let (asked, mut hung) = (Instant::now(), 0);
+        loop {
+            match tokio::time::timeout(START, self.start_once()).await {
+                Ok(true) => return hung,
+                Ok(false) => {}
+                Err(_) => {
+                    self.kill().await;
+                    hung += 1;
+                }
+            }
             let log = self.replica.log.display();
             assert!(asked.elapsed() < PATIENCE, "{} does not start, see {log}", self.replica.name);
             tokio::time::sleep(RESTART).await;
