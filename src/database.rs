@@ -180,6 +180,8 @@ const CONNECTING: Duration = Duration::from_secs(5);
 const LOCK_TIMEOUT: &str = "2s";
 /// Who is frozen in the middle of a change of the schema keeps everybody from working: it is cut off after this long.
 const FROZEN: &str = "10s";
+/// A change of the schema is short: one that takes longer waits for an answer that will not come.
+const MIGRATING: Duration = Duration::from_secs(120);
 /// Between two attempts at a change of the schema: time for those who stood in line.
 const MIGRATE_AGAIN: Duration = Duration::from_secs(3);
 /// So many attempts, some minutes.
@@ -200,7 +202,8 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
     sqlx::query(set).bind(LOCK_TIMEOUT).bind(FROZEN).execute(&mut *connection).await?;
     let mut attempts = 1;
     let result = loop {
-        match migrator.run(&mut *connection).await {
+        let attempt = tokio::time::timeout(MIGRATING, migrator.run(&mut *connection));
+        match attempt.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::PoolTimedOut))) {
             Err(error) if attempts < MIGRATE_ATTEMPTS && is_locked_out(&error) => {
                 tracing::info!("the schema cannot be changed at the moment: others work with it; trying again");
                 attempts += 1;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -15,6 +16,9 @@ use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
 use crate::reaper::Reaper;
 use crate::shutdown::{Shutdown, Signals, Tasks};
+
+/// For ending the connections to a database that may be away.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +135,8 @@ impl Server {
         if let Err(error) = probing.await {
             tracing::warn!(%error, "the operator's listener");
         }
-        pool.close().await;
+        // It says goodbye, to whom it can.
+        let _ = tokio::time::timeout(GOODBYE, pool.close()).await;
         tracing::info!("stopped");
         if all_well { Ok(()) } else { Err(Error::TaskDied) }
     }

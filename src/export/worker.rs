@@ -29,6 +29,8 @@ const DATABASE_AWAY: Duration = Duration::from_secs(1);
 const NO_ANSWER: Duration = Duration::from_secs(45);
 /// To say what came of an attempt: then it is said once more.
 const TELLING: Duration = Duration::from_secs(10);
+/// The same when the server is about to end: others see from the lease what has become of it.
+const TELLING_AT_THE_END: Duration = Duration::from_secs(3);
 /// How often the listening connection is tried: a dead one would say nothing for ever.
 const STILL_THERE: Duration = Duration::from_secs(30);
 
@@ -141,6 +143,7 @@ impl Worker {
             match self.work_once().await {
                 Ok(Found::Work) => {}
                 Ok(Found::Nothing(wait)) => self.wait(wait).await,
+                Err(Error::Stopped) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a worker cannot use the database");
                     self.pause(DATABASE_AWAY).await;
@@ -183,19 +186,27 @@ impl Worker {
     /// Plans a job, or does a part, or tells when to look again.
     async fn work_once(&self) -> Result<Found, Error> {
         let Workers { pool, config, .. } = &*self.shared;
-        if let Some(planning) = answered(NO_ANSWER, plan::claim(pool, config)).await? {
+        if let Some(planning) = self.look(plan::claim(pool, config)).await? {
             self.work_on(planning).await?;
             return Ok(Found::Work);
         }
-        if let Some(lease) = answered(NO_ANSWER, claim::claim(pool, self.id, config, self.appetite())).await? {
+        if let Some(lease) = self.look(claim::claim(pool, self.id, config, self.appetite())).await? {
             self.work_on(lease).await?;
             return Ok(Found::Work);
         }
         let fallback = self.spread(config.fallback_poll);
-        let due = answered(NO_ANSWER, claim::next_due(pool)).await?;
+        let due = self.look(claim::next_due(pool)).await?;
         // A little after it: a lease has run out only when its last moment has passed.
         let due = due.map(|due| due + self.spread(Duration::from_millis(80)));
         Ok(Found::Nothing(due.map_or(fallback, |due| due.min(fallback))))
+    }
+
+    /// Looks for something in the ledger, for as long as the server may wait.
+    async fn look<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            found = answered(NO_ANSWER, statement) => found,
+            () = self.shutdown.hard.cancelled() => Err(Error::Stopped),
+        }
     }
 
     async fn work_on<L: Leased>(&self, leased: L) -> Result<(), Error> {
@@ -220,7 +231,8 @@ impl Worker {
                     Err(error) => leased.fail(workers, error).await,
                 }
             };
-            match answered(TELLING, tell).await {
+            let patience = if self.shutdown.hard.is_cancelled() { TELLING_AT_THE_END } else { TELLING };
+            match answered(patience, tell).await {
                 Ok(()) | Err(Error::LeaseLost) => return Ok(()),
                 Err(error) if self.shutdown.soft.is_cancelled() => return Err(error),
                 Err(error) => {
