@@ -16,6 +16,7 @@
 //! | done | its files are there, committed with this state | – |
 
 pub(crate) mod admission;
+pub(crate) mod announcement;
 pub(crate) mod claim;
 mod coverage;
 mod deadline;
@@ -35,9 +36,6 @@ use std::time::Duration;
 use crate::binary;
 use crate::database::code;
 use crate::database::fault::transient;
-
-/// The channel on which work is announced.
-const WORK: &str = "export_work";
 
 /// Between two looks at whether a job still runs: a cancel is noticed within a second.
 const NOTICE: Duration = Duration::from_millis(900);

@@ -36,6 +36,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::config::Config;
 use crate::database::DiskReserve;
+use crate::export::announcement::Announcements;
 use crate::identity::Authenticator;
 
 /// What every handler may use.
@@ -50,6 +51,8 @@ pub(crate) struct App {
     pub(crate) downloads: Arc<Downloads>,
     /// Tells the reaper that the files of an export are of no use any more.
     pub(crate) useless: Arc<Notify>,
+    /// Tell that an export has ended.
+    pub(crate) announcements: Announcements,
     /// Cancelled when nothing new is to be taken.
     pub(crate) stopping: CancellationToken,
 }

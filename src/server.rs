@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::config::{AuthMode, Config};
 use crate::database::{self, Database, DiskReserve};
+use crate::export::announcement::Announcements;
 use crate::export::governor::Governor;
 use crate::export::worker::Workers;
 use crate::http::{self, App, Downloads, Polls};
@@ -97,6 +98,7 @@ impl Server {
         let shutdown = Shutdown::default();
         let pool = database.pool();
         let useless = Arc::new(Notify::new());
+        let announcements = Announcements::new();
         let app = Arc::new(App {
             pool: pool.clone(),
             authenticator,
@@ -105,6 +107,7 @@ impl Server {
             polls: Polls::new(),
             downloads: Downloads::new(&config.http),
             useless: Arc::clone(&useless),
+            announcements: announcements.clone(),
             stopping: shutdown.soft.clone(),
             config: config.clone(),
         });
@@ -117,7 +120,7 @@ impl Server {
             governor: Governor::new(&config.export),
             config: config.export,
         };
-        workers.start(&tasks, &shutdown);
+        workers.start(&announcements, &tasks, &shutdown);
         let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention };
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));

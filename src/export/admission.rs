@@ -4,7 +4,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use super::job::announce_work;
+use super::announcement::announce_work;
 use super::request::ExportRequest;
 use crate::config;
 use crate::identity::Owner;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::job::announce_work;
+use super::announcement::announce_work;
 use super::lease::answered;
 use crate::config;
 

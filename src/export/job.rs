@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::WORK;
+use super::announcement::{self, announce_end};
 use super::request::ExportRequest;
 use crate::database::interval;
 use crate::identity::Owner;
@@ -31,6 +31,11 @@ impl State {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// Nothing more comes of it.
+    pub(crate) fn is_final(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Running)
     }
 }
 
@@ -74,18 +79,6 @@ impl Progress {
     pub(crate) fn percent(self) -> i64 {
         (self.written.saturating_mul(100) / self.expected.max(1)).clamp(0, 99)
     }
-}
-
-/// Wakes the workers of all replicas when the transaction is committed.
-pub(super) async fn announce_work(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"-- export.job.announce
-        select pg_notify($1, '') as "nothing: ()""#,
-        WORK
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// The owner's job, until it expires.
@@ -152,7 +145,7 @@ pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Resu
     )
     .execute(&mut *transaction)
     .await?;
-    make_room(&mut transaction).await?;
+    announce_end(&mut transaction, id).await?;
     transaction.commit().await?;
     Ok(cancelled.rows_affected() == 1)
 }
@@ -181,12 +174,7 @@ pub(super) async fn complete(connection: &mut PgConnection, id: Uuid, retention:
     )
     .execute(&mut *connection)
     .await?;
-    make_room(connection).await
-}
-
-/// A job that waits because of `export.max_running` may have its turn now that another has ended.
-async fn make_room(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    announce_work(connection).await
+    announce_end(connection, id).await
 }
 
 /// Fails a job that is not finished.
@@ -208,7 +196,7 @@ pub(super) async fn fail(
     )
     .execute(&mut *connection)
     .await?;
-    make_room(connection).await
+    announce_end(connection, id).await
 }
 
 /// Fails the jobs that were accepted longer ago than `deadline`, and tells which.
@@ -221,8 +209,8 @@ pub(crate) async fn fail_overdue(
         "The export did not end within {} (export.deadline)",
         humantime_serde::re::humantime::format_duration(deadline)
     );
-    sqlx::query_scalar!(
-        "-- export.job.fail_overdue
+    let failed = sqlx::query!(
+        r#"-- export.job.fail_overdue
         update export_job as job
         set state = 'failed', finished_at = clock_timestamp(), expires_at = clock_timestamp() + $2, lease_until = null,
             failure = $3 || coalesce('; at last: ' || coalesce(fault, (
@@ -236,13 +224,16 @@ pub(crate) async fn fail_overdue(
             -- One that somebody holds on to keeps no other from ending.
             for no key update skip locked
         )
-        returning id",
+        -- In the same statement: who is frozen after it holds nothing.
+        returning id, pg_notify($4, id::text) as "announced: ()""#,
         interval(deadline),
         interval(retention),
-        reason
+        reason,
+        announcement::CHANNEL
     )
     .fetch_all(pool)
-    .await
+    .await?;
+    Ok(failed.into_iter().map(|job| job.id).collect())
 }
 
 /// Versions superseded at or before this instant are of no use: they are older than the history that is kept, and no

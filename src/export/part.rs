@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::announcement::announce_work;
 use super::lease::{Leased, lost_if_none};
 use super::run::run;
 use super::trouble::Trouble;
@@ -279,7 +280,7 @@ impl Leased for Lease {
     async fn release(&self, workers: &Workers) -> Result<(), Error> {
         let mut transaction = workers.pool.begin().await?;
         self.release_in(&mut transaction).await?;
-        job::announce_work(&mut transaction).await?;
+        announce_work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::announcement::announce_work;
 use super::lease::{Leased, lost_if_none};
 use super::part::Stage;
 use super::request::ExportRequest;
@@ -143,7 +144,7 @@ impl Leased for Planning {
     async fn release(&self, workers: &Workers) -> Result<(), Error> {
         let mut transaction = workers.pool.begin().await?;
         self.release_in(&mut transaction).await?;
-        job::announce_work(&mut transaction).await?;
+        announce_work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -219,7 +220,7 @@ impl Planning {
             self.store_outcome(&mut transaction, ordinal).await?;
         }
         super::part::complete_job_if_done(&mut transaction, self.job, retention).await?;
-        job::announce_work(&mut transaction).await?;
+        announce_work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }

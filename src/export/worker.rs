@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::announcement::Announcements;
 use super::claim::{self, Appetite};
 use super::governor::Governor;
 use super::lease::{self, Leased, answered};
-use super::{Error, WORK, deadline, plan};
+use super::{Error, deadline, plan};
 use crate::config;
 use crate::shutdown::{Shutdown, Tasks};
 
@@ -31,8 +30,6 @@ const NO_ANSWER: Duration = Duration::from_secs(45);
 const TELLING: Duration = Duration::from_secs(10);
 /// The same when the server is about to end: others see from the lease what has become of it.
 const TELLING_AT_THE_END: Duration = Duration::from_secs(3);
-/// How often the listening connection is tried: a dead one would say nothing for ever.
-const STILL_THERE: Duration = Duration::from_secs(30);
 
 /// What a worker needs.
 pub(crate) struct Workers {
@@ -48,10 +45,10 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts them. They end when `shutdown` asks them to.
-    pub(crate) fn start(self, tasks: &Tasks, shutdown: &Shutdown) {
+    pub(crate) fn start(self, announcements: &Announcements, tasks: &Tasks, shutdown: &Shutdown) {
         let workers = Arc::new(self);
-        let (announce, announced) = watch::channel(());
-        tasks.spawn(listen(workers.pool.clone(), announce, shutdown.soft.clone()));
+        let announced = announcements.work();
+        tasks.spawn(announcements.clone().listen(workers.pool.clone(), shutdown.soft.clone()));
         {
             let (workers, stop) = (Arc::clone(&workers), shutdown.soft.clone());
             tasks.spawn(async move { deadline::watch(&workers, stop).await });
@@ -73,45 +70,6 @@ impl Workers {
             tasks.spawn(worker.work());
         }
     }
-}
-
-/// Passes on that there is work, or that there may be: after a lost connection nobody knows what was missed.
-async fn listen(pool: PgPool, announce: watch::Sender<()>, stop: CancellationToken) {
-    let listening = async {
-        loop {
-            if let Err(error) = listen_until_lost(&pool, &announce).await {
-                tracing::warn!(%error, "cannot listen for work");
-                sleep(DATABASE_AWAY).await;
-            }
-        }
-    };
-    tokio::select! {
-        () = listening => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-async fn listen_until_lost(pool: &PgPool, announce: &watch::Sender<()>) -> Result<(), Error> {
-    // A pool of its own: the place of a connection that died without a word is not given back.
-    let options = (*pool.connect_options()).clone();
-    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(STILL_THERE).connect_lazy_with(options);
-    let mut listener = PgListener::connect_with(&own).await?;
-    listener.listen(WORK).await?;
-    announce.send_replace(());
-    loop {
-        match timeout(STILL_THERE, listener.try_recv()).await {
-            Ok(received) => match received? {
-                Some(_) => announce.send_replace(()),
-                None => return Ok(()),
-            },
-            Err(_) => answered(NO_ANSWER, is_there(&mut listener)).await?,
-        };
-    }
-}
-
-async fn is_there(listener: &mut PgListener) -> Result<(), Error> {
-    sqlx::query("-- export.worker.listening\nselect 1").execute(listener).await?;
-    Ok(())
 }
 
 struct Worker {

@@ -157,7 +157,8 @@ fn poll_status_definition(base: &str) -> Value {
         POLL_STATUS,
         "export-poll-status",
         "Status of a FHIR Bulk Data Export",
-        "202 with X-Progress while the export runs, 200 with the manifest when it is complete. DELETE cancels it.",
+        "202 with X-Progress while the export runs, 200 with the manifest when it is complete. With Prefer: wait=N it \
+         answers as soon as the export has ended, after N seconds at most. DELETE cancels it.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export-poll-status");
     definition["parameter"] = json!([parameter("_jobId", "string", "1", "The export.")]);

@@ -1,10 +1,13 @@
 //! What a client would like: `Accept`, `Accept-Encoding`, `_format` and `Prefer`.
 
+use std::time::Duration;
+
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
 use crate::binary::download::Representation;
 
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const FHIR_JSON: [&str; 2] = ["application/fhir+json", "application/json+fhir"];
 const JSON: &str = "application/json";
@@ -121,12 +124,14 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 pub(super) struct Prefer {
     pub(super) respond_async: bool,
     pub(super) lenient: bool,
+    /// How long an answer may take if it is a better one then.
+    pub(super) wait: Option<Duration>,
 }
 
 impl Prefer {
     pub(super) fn read(headers: &HeaderMap) -> Self {
         let mut prefer = Self::default();
-        let mut handling = None;
+        let (mut handling, mut wait) = (None, None);
         let values = headers.get_all(PREFER);
         let preferences = values
             .iter()
@@ -135,18 +140,29 @@ impl Prefer {
             .filter_map(|preference| preference.split(';').next());
         for preference in preferences {
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
                 "respond-async" => prefer.respond_async = true,
                 // The first one wins.
                 "handling" => {
-                    handling.get_or_insert_with(|| value.trim().trim_matches('"').to_ascii_lowercase());
+                    handling.get_or_insert_with(|| value.to_ascii_lowercase());
+                }
+                "wait" => {
+                    wait.get_or_insert_with(|| delta_seconds(value));
                 }
                 _ => {}
             }
         }
         prefer.lenient = handling.as_deref() == Some("lenient");
+        prefer.wait = wait.flatten();
         prefer
     }
+}
+
+/// A number of seconds; one too large to count is as good as the largest. Anything else is no preference.
+fn delta_seconds(text: &str) -> Option<Duration> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -212,7 +228,7 @@ mod tests {
     #[test]
     fn preferences_come_in_many_spellings() {
         let read = |list: &[(&'static str, &str)]| Prefer::read(&headers(list));
-        let both = Prefer { respond_async: true, lenient: true };
+        let both = Prefer { respond_async: true, lenient: true, ..Prefer::default() };
         assert_eq!(read(&[("prefer", "respond-async, handling=lenient")]), both);
         assert!(read(&[("prefer", "Respond-Async; wait=10"), ("prefer", "x")]).respond_async);
         assert!(!read(&[("prefer", "handling=strict, handling=lenient, respond-async")]).lenient);
@@ -221,5 +237,27 @@ mod tests {
         several.append(PREFER, "respond-async".parse().unwrap());
         several.append(PREFER, "handling = lenient".parse().unwrap());
         assert_eq!(Prefer::read(&several), both);
+    }
+
+    // RFC 7240, 2 and 4.3
+    #[test]
+    fn a_wait_is_a_number_of_seconds() {
+        let wait = |prefer: &str| Prefer::read(&headers(&[("prefer", prefer)])).wait.map(|wait| wait.as_secs());
+        for (prefer, seconds) in [
+            ("wait=10", Some(10)),
+            ("respond-async, Wait = \"7\"; x=1", Some(7)),
+            ("wait=0", Some(0)),
+            ("wait=1, wait=2", Some(1)),
+            ("wait=99999999999999999999", Some(u64::MAX)),
+            ("respond-async; wait=10", None),
+            ("wait=ten, wait=2", None),
+            ("wait", None),
+            ("wait=", None),
+            ("wait=-1", None),
+            ("wait=+1", None),
+            ("wait=1.5", None),
+        ] {
+            assert_eq!(wait(prefer), seconds, "{prefer}");
+        }
     }
 }

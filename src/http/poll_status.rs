@@ -1,20 +1,23 @@
 //! `[base]/$export-poll-status?_jobId=`: how a job stands, the manifest, and the end of a job (rules C, D).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use time::OffsetDateTime;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::kick_off::parameters_in_json;
+use super::negotiate::{PREFERENCE_APPLIED, Prefer};
 use super::response::outcome_response;
 use crate::config::{DeleteCompleted, Progress};
 use crate::export::job::{self, Job, State as JobState};
@@ -25,17 +28,23 @@ use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::{self, Parameter};
 use crate::identity::Principal;
 
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// Never longer between two polls: an export that has just finished should not wait for its client.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// What Retry-After says at least,
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// and at most: an export that has just finished should not wait for its client.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Between two looks at a job whose end a client waits for, in case that it is not heard of.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What a client that waits leaves of `http.request_timeout` for its answer.
+const TO_ANSWER: Duration = Duration::from_secs(1);
 
 /// GET: the job is in the query.
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
+    poll(&app, &caller, &headers, job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
 }
 
 /// POST: the job may be in a Parameters resource (rule C13).
@@ -49,7 +58,7 @@ pub(super) async fn post(
     parameters_in_json(&headers, &body)?;
     let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
     parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
-    poll(&app, &caller, job_id(&parameters)?).await
+    poll(&app, &caller, &headers, job_id(&parameters)?).await
 }
 
 /// The id asked for, as it was written.
@@ -84,18 +93,64 @@ fn unknown(job: &JobId) -> ApiError {
     ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", job.text))
 }
 
-async fn poll(app: &App, caller: &Principal, id: JobId) -> Result<Response, ApiError> {
+async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, id: JobId) -> Result<Response, ApiError> {
     let job = find(app, caller, &id).await?;
     // Only of jobs that are there, so that nobody fills the memory with ids; and before anything that costs more.
     if !app.polls.allow(job.id) {
         let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";
-        return Err(ApiError::throttled(text, SHORTEST_WAIT));
+        return Err(ApiError::throttled(text, SHORTEST_PAUSE));
     }
+    match Prefer::read(headers).wait {
+        None => answer(app, &id, job).await,
+        Some(time) => {
+            let time = time.min(longest_wait(app));
+            let job = wait_for_end(app, caller, &id, &job, time).await?;
+            Ok(waited(answer(app, &id, job).await?, time))
+        }
+    }
+}
+
+/// In whole seconds; so much that there is time left to answer before the request takes too long.
+fn longest_wait(app: &App) -> Duration {
+    Duration::from_secs(app.config.http.request_timeout.saturating_sub(TO_ANSWER).as_secs())
+}
+
+/// The job when it has ended, or as it is after this time (RFC 7240, 4.3). No connection to the database is held
+/// meanwhile, and a server that stops keeps nobody waiting.
+async fn wait_for_end(app: &App, caller: &Principal, id: &JobId, job: &Job, time: Duration) -> Result<Job, ApiError> {
+    let mut end = app.announcements.end_of(job.id);
+    let mut is_over = pin!(sleep(time));
+    loop {
+        // Only now that its end would be heard: it may have come since the job was found.
+        let job = find(app, caller, id).await?;
+        if job.state.is_final() {
+            return Ok(job);
+        }
+        tokio::select! {
+            () = end.announced() => {}
+            () = sleep(LOOK_AGAIN) => {}
+            () = &mut is_over => return Ok(job),
+            () = app.stopping.cancelled() => return Ok(job),
+        }
+    }
+}
+
+/// Says how long the client was willing to wait. It may come back at once.
+fn waited(mut response: Response, time: Duration) -> Response {
+    let headers = response.headers_mut();
+    headers.extend(HeaderValue::try_from(format!("wait={}", time.as_secs())).map(|wait| (PREFERENCE_APPLIED, wait)));
+    if headers.contains_key(RETRY_AFTER) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(SHORTEST_PAUSE.as_secs()));
+    }
+    response
+}
+
+async fn answer(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError> {
     match job.state {
         JobState::Accepted | JobState::Running => in_progress(app, &job).await,
         JobState::Completed => {
             let secured = app.authenticator.requires_token();
-            let manifest = manifest(&app.pool, &job, &app.base, secured).await?.ok_or_else(|| unknown(&id))?;
+            let manifest = manifest(&app.pool, &job, &app.base, secured).await?.ok_or_else(|| unknown(id))?;
             let headers = [(CONTENT_TYPE, "application/json".to_owned()), (EXPIRES, http_date(job.expires_at))];
             Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
         }
@@ -144,7 +199,7 @@ fn hapi_text(job: &Job) -> String {
 
 /// A tenth of the job's age: soon for a job that may be done in a moment, rarely for one that takes hours (rule C4).
 fn retry_after(age: f64) -> Duration {
-    Duration::try_from_secs_f64(age / 10.0).unwrap_or(Duration::ZERO).clamp(SHORTEST_WAIT, LONGEST_WAIT)
+    Duration::try_from_secs_f64(age / 10.0).unwrap_or(Duration::ZERO).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 fn http_date(at: Option<OffsetDateTime>) -> String {

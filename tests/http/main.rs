@@ -42,4 +42,5 @@ mod since;
 mod time_travel;
 mod tokens;
 mod volume;
+mod waiting_poll;
 mod workers;
