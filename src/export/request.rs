@@ -39,6 +39,9 @@ pub(crate) struct ExportRequest {
     /// How small and how large files should be, in bytes of NDJSON (rule G13).
     pub(crate) min_file_size: Option<u64>,
     pub(crate) max_file_size: Option<u64>,
+    /// Whether polls tell of the export in a header of its own (rule B10).
+    #[serde(default)]
+    pub(crate) separate_status: bool,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -103,6 +106,7 @@ impl Reader {
             export_id: None,
             min_file_size: None,
             max_file_size: None,
+            separate_status: false,
             remarks: Vec::new(),
         };
         Self { lenient, request, types_given: false, seen: BTreeSet::new(), issues: Vec::new() }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_LOCATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::caller::Exporter;
 use super::error::ApiError;
 use super::idempotency::idempotency_key;
-use super::negotiate::{Prefer, accepts_json, is_json};
+use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
 use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::request::ExportRequest;
 use crate::fhir::outcome::IssueType;
@@ -73,7 +73,8 @@ async fn kick_off(
     let prefer = Prefer::read(headers);
     check_headers(headers, &prefer)?;
     let key = idempotency_key(headers)?;
-    let request = ExportRequest::read(url, parameters, prefer.lenient, &caller.types)?;
+    let mut request = ExportRequest::read(url, parameters, prefer.lenient, &caller.types)?;
+    request.separate_status = prefer.separate_export_status;
     let kick_off = KickOff { owner: &caller.owner, request: &request, key: key.as_deref() };
     // What has been started takes nothing, so nothing stands against saying so.
     let id = match started_before(&app.pool, &kick_off).await? {
@@ -85,7 +86,12 @@ async fn kick_off(
     };
     // The shape HAPI clients know, and nothing in the body (rules A3, A4, K6).
     let location = format!("{}/$export-poll-status?_jobId={id}", app.base);
-    Ok((StatusCode::ACCEPTED, [(CONTENT_LOCATION, location)]).into_response())
+    let mut response = (StatusCode::ACCEPTED, [(CONTENT_LOCATION, location)]).into_response();
+    if request.separate_status {
+        let applied = HeaderValue::from_static("respond-async, separate-export-status");
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
 }
 
 /// Whether this server can take another export.

@@ -104,7 +104,8 @@ fn export_definition(base: &str) -> Value {
         "export",
         "FHIR Bulk Data System Level Export",
         "Starts an export of all resources the caller may have. Needs the header Prefer: respond-async; answers 202 \
-         with the poll URL in Content-Location. Sent again with the same Idempotency-Key, it starts nothing new.",
+         with the poll URL in Content-Location. With Prefer: respond-async, separate-export-status polls answer 200 and \
+         say in X-Export-Status how the export stands. Sent again with the same Idempotency-Key, it starts nothing new.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export");
     definition["parameter"] = json!([

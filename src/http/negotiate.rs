@@ -119,11 +119,13 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     }
 }
 
-/// What `Prefer` says (RFC 7240; rules B8, B9, L24).
+/// What `Prefer` says (RFC 7240; rules B8-B10, L24).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Prefer {
     pub(super) respond_async: bool,
     pub(super) lenient: bool,
+    /// Whether polls are to tell of the export in a header of its own.
+    pub(super) separate_export_status: bool,
     /// How long an answer may take if it is a better one then.
     pub(super) wait: Option<Duration>,
 }
@@ -143,6 +145,7 @@ impl Prefer {
             let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
                 "respond-async" => prefer.respond_async = true,
+                "separate-export-status" => prefer.separate_export_status = true,
                 // The first one wins.
                 "handling" => {
                     handling.get_or_insert_with(|| value.to_ascii_lowercase());
@@ -233,6 +236,7 @@ mod tests {
         assert!(read(&[("prefer", "Respond-Async; wait=10"), ("prefer", "x")]).respond_async);
         assert!(!read(&[("prefer", "handling=strict, handling=lenient, respond-async")]).lenient);
         assert_eq!(read(&[("prefer", "return=minimal")]), Prefer::default());
+        assert!(read(&[("prefer", "respond-async,Separate-Export-Status")]).separate_export_status);
         let mut several = HeaderMap::new();
         several.append(PREFER, "respond-async".parse().unwrap());
         several.append(PREFER, "handling = lenient".parse().unwrap());

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -28,6 +28,7 @@ use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::{self, Parameter};
 use crate::identity::Principal;
 
+const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
 /// What Retry-After says at least,
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// and at most: an export that has just finished should not wait for its client.
@@ -146,6 +147,20 @@ fn waited(mut response: Response, time: Duration) -> Response {
 }
 
 async fn answer(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError> {
+    let separate = job.request.separate_status;
+    let response = status_of(app, id, job).await?;
+    Ok(if separate { separately(response) } else { response })
+}
+
+/// The answer is well whatever has become of the export, which a header says (rule C12).
+fn separately(mut response: Response) -> Response {
+    let status = response.status().to_string();
+    response.headers_mut().extend(HeaderValue::try_from(status).map(|status| (EXPORT_STATUS, status)));
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
+async fn status_of(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError> {
     match job.state {
         JobState::Accepted | JobState::Running => in_progress(app, &job).await,
         JobState::Completed => {

@@ -38,6 +38,7 @@ mod pool;
 mod range;
 mod retention;
 mod roles;
+mod separate_status;
 mod since;
 mod time_travel;
 mod tokens;
