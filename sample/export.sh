@@ -31,9 +31,9 @@ done
 [ "$status" = 200 ] || fail "poll: $status $(cat "$dir/manifest.json")"
 echo "complete: $(sed 's/.*"transactionTime":"\([^"]*\)".*/transactionTime \1/' "$dir/manifest.json")"
 
-# The manifest is one line of JSON; every item of its lists has type, url and count, in this order.
-grep -o '{"type":"[^"]*","url":"[^"]*","count":[0-9]*}' "$dir/manifest.json" |
-    sed 's/{"type":"\([^"]*\)","url":"\([^"]*\)","count":\([0-9]*\)}/\1 \2 \3/' >"$dir/files" || true
+# The manifest is one line of JSON; every item of its lists begins with type, url and count, in this order.
+grep -o '{"type":"[^"]*","url":"[^"]*","count":[0-9]*' "$dir/manifest.json" |
+    sed 's/{"type":"\([^"]*\)","url":"\([^"]*\)","count":\([0-9]*\)/\1 \2 \3/' >"$dir/files" || true
 
 wrong=0
 while read -r type url count; do

@@ -114,6 +114,14 @@ pub(crate) struct Listed {
     pub(crate) kind: String,
     pub(crate) resource_type: String,
     pub(crate) resources: i64,
+    /// Length as NDJSON.
+    pub(crate) bytes: i64,
+    pub(crate) sha256: Vec<u8>,
+}
+
+/// A hash as it is written for others.
+pub(crate) fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The files of a job, in the order of the manifest.
@@ -121,7 +129,8 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
     sqlx::query_as!(
         Listed,
         "-- binary.list
-        select id, kind, resource_type, resources from binary_file where job_id = $1 order by part, ordinal",
+        select id, kind, resource_type, resources, bytes, sha256 from binary_file
+        where job_id = $1 order by part, ordinal",
         job
     )
     .fetch_all(pool)
@@ -133,7 +142,8 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
 pub(crate) async fn list_whole(pool: &PgPool, job: Uuid) -> Result<Option<Vec<Listed>>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"-- binary.list_whole
-        select file.id as "id?", kind as "kind?", resource_type as "resource_type?", resources as "resources?"
+        select file.id as "id?", kind as "kind?", resource_type as "resource_type?", resources as "resources?",
+            bytes as "bytes?", sha256 as "sha256?"
         from export_job as job left join binary_file as file on file.job_id = job.id
         where job.id = $1 and state = 'completed' and expires_at > clock_timestamp()
         order by part, ordinal"#,
@@ -146,7 +156,14 @@ pub(crate) async fn list_whole(pool: &PgPool, job: Uuid) -> Result<Option<Vec<Li
     }
     // Without files there is one row, of the job alone.
     let files = rows.into_iter().filter_map(|row| {
-        Some(Listed { id: row.id?, kind: row.kind?, resource_type: row.resource_type?, resources: row.resources? })
+        Some(Listed {
+            id: row.id?,
+            kind: row.kind?,
+            resource_type: row.resource_type?,
+            resources: row.resources?,
+            bytes: row.bytes?,
+            sha256: row.sha256?,
+        })
     });
     Ok(Some(files.collect()))
 }

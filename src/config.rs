@@ -162,10 +162,15 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// How the manifest looks.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// What `X-Progress` says.
     pub(crate) fn progress(&self) -> Progress {
         self.progress.unwrap_or(match self.dialect {
-            Dialect::Stu3 => Progress::Percent,
+            Dialect::Stu3 | Dialect::Stu4 => Progress::Percent,
             Dialect::Ehealth => Progress::Hapi,
         })
     }
@@ -173,17 +178,19 @@ impl Wire {
     /// What DELETE of a completed job does (rule K3).
     pub(crate) fn delete_completed(&self) -> DeleteCompleted {
         self.delete_completed.unwrap_or(match self.dialect {
-            Dialect::Stu3 => DeleteCompleted::Purge,
+            Dialect::Stu3 | Dialect::Stu4 => DeleteCompleted::Purge,
             Dialect::Ehealth => DeleteCompleted::Ehealth,
         })
     }
 }
 
-/// The variant of the protocol that sets the other defaults of `[wire]`.
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// The variant of the protocol: the manifest (rules E), and the other defaults of `[wire]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Dialect {
+pub(crate) enum Dialect {
+    /// STU2 reads it, too.
     Stu3,
+    Stu4,
     Ehealth,
 }
 

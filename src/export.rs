@@ -26,6 +26,7 @@ mod lease;
 pub(crate) mod manifest;
 pub(crate) mod part;
 mod plan;
+mod remark;
 pub(crate) mod request;
 mod run;
 mod trouble;

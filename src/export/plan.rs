@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::announcement::announce_work;
 use super::lease::{Leased, lost_if_none};
 use super::part::Stage;
+use super::remark::remark;
 use super::request::ExportRequest;
 use super::trouble::Trouble;
 use super::worker::Workers;
@@ -21,7 +22,7 @@ use crate::binary::store::Files;
 use crate::binary::{Kind, Place, Volume};
 use crate::config;
 use crate::database::interval;
-use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
+use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
 use crate::resource::read::Window;
@@ -261,15 +262,8 @@ impl Planning {
 
     /// What was left out under `handling=lenient`, as a file of OperationOutcomes: a part that is done as it is made.
     async fn store_outcome(&self, transaction: &mut PgConnection, ordinal: i32) -> Result<(), Error> {
-        let lines: Vec<String> = self
-            .request
-            .remarks
-            .iter()
-            .map(|text| {
-                let (severity, code) = (Severity::Warning, IssueType::NotSupported);
-                operation_outcome(&[Issue { severity, code, text: text.clone() }]).to_string()
-            })
-            .collect();
+        let lines: Vec<String> =
+            self.request.remarks.iter().map(|text| remark(IssueType::NotSupported, text.clone())).collect();
         let resources = i64::try_from(lines.len()).unwrap_or(i64::MAX);
         sqlx::query!(
             "-- export.plan.outcome

@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::governor::Paced;
 use super::part::{Lease, Stage};
+use super::remark::remark;
 use super::worker::Workers;
 use crate::binary::Unwritten;
 use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
-use crate::fhir::outcome::{Issue, IssueType, Severity, operation_outcome};
+use crate::fhir::outcome::IssueType;
 use crate::resource::read::Slice;
 
 /// The type of the lines that tell of deletions.
@@ -89,7 +90,7 @@ fn too_long(lease: &Lease, resources: i64) -> String {
         lease.resource_types.join(", "),
         lease.file_size.max
     );
-    operation_outcome(&[Issue { severity: Severity::Warning, code: IssueType::TooLong, text }]).to_string()
+    remark(IssueType::TooLong, text)
 }
 
 /// Why reading ended early.

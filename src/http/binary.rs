@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::negotiate::representation;
 use super::response::fhir_json;
 use crate::binary::download::{Download, Representation};
-use crate::binary::{Binary, find_for};
+use crate::binary::{Binary, find_for, hexadecimal};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters;
 use crate::fhir::resource_type::ResourceType;
@@ -155,7 +155,7 @@ fn check_types(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
 /// Strong for the bytes of a file, another for each encoding; weak for the resource, whose JSON may change with the
 /// program (rule A24).
 fn etag(binary: &Binary, representation: Representation) -> String {
-    let sha256: String = binary.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hexadecimal(&binary.sha256);
     match representation {
         Representation::FhirJson => r#"W/"1""#.to_owned(),
         Representation::Identity => format!("\"{sha256}\""),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::ApiError;
 use super::response::fhir_response;
+use crate::config::Dialect;
 use crate::fhir::resource_type::ResourceType;
 
 const BULK_DATA: &str = "http://hl7.org/fhir/uv/bulkdata";
@@ -27,7 +28,7 @@ pub(super) async fn operation_definition(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let definition = match id.as_str() {
-        EXPORT => export_definition(&app.base),
+        EXPORT => export_definition(&app.base, app.config.wire.dialect()),
         POLL_STATUS => poll_status_definition(&app.base),
         _ => {
             return Err(ApiError::not_found(format!(
@@ -97,7 +98,7 @@ fn resources() -> Vec<Value> {
         .collect()
 }
 
-fn export_definition(base: &str) -> Value {
+fn export_definition(base: &str, dialect: Dialect) -> Value {
     let mut definition = operation(
         base,
         EXPORT,
@@ -108,6 +109,8 @@ fn export_definition(base: &str) -> Value {
          say in X-Export-Status how the export stands. Sent again with the same Idempotency-Key, it starts nothing new.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export");
+    // Up to STU3 a kick-off may be a GET, so that it does not (rule K27).
+    definition["affectsState"] = json!(dialect == Dialect::Stu4);
     definition["parameter"] = json!([
         parameter(
             "_outputFormat",

@@ -21,7 +21,7 @@ use super::negotiate::{PREFERENCE_APPLIED, Prefer};
 use super::response::outcome_response;
 use crate::config::{DeleteCompleted, Progress};
 use crate::export::job::{self, Job, State as JobState};
-use crate::export::manifest::manifest;
+use crate::export::manifest::{Terms, manifest};
 use crate::export::part::progress;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
@@ -164,8 +164,12 @@ async fn status_of(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError
     match job.state {
         JobState::Accepted | JobState::Running => in_progress(app, &job).await,
         JobState::Completed => {
-            let secured = app.authenticator.requires_token();
-            let manifest = manifest(&app.pool, &job, &app.base, secured).await?.ok_or_else(|| unknown(id))?;
+            let terms = Terms {
+                dialect: app.config.wire.dialect(),
+                base: &app.base,
+                secured: app.authenticator.requires_token(),
+            };
+            let manifest = manifest(&app.pool, &job, terms).await?.ok_or_else(|| unknown(id))?;
             let headers = [(CONTENT_TYPE, "application/json".to_owned()), (EXPIRES, http_date(job.expires_at))];
             Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
         }

@@ -76,7 +76,9 @@ async fn a_complete_export_answers_200_with_the_same_manifest_each_time() {
             "transactionTime": manifest.transaction_time(),
             "request": format!("{}/$export?_type=Patient", server.base),
             "requiresAccessToken": false,
-            "output": [{ "type": "Patient", "url": url, "count": 1 }],
+            "output": [{
+                "type": "Patient", "url": url, "count": 1, "extension": manifest.json["output"][0]["extension"],
+            }],
             "error": [],
         })
     );

@@ -5,6 +5,7 @@ mod client;
 mod files;
 mod issuer;
 mod postgres;
+pub mod schema;
 pub mod secured;
 mod server;
 
