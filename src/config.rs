@@ -78,6 +78,7 @@ pub struct Http {
     pub max_downloads_per_owner: usize,
     pub max_body: ByteSize,
     pub max_headers: ByteSize,
+    pub cors_origins: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -307,6 +308,12 @@ impl Config {
             "auth.mode is \"none\" and http.listen is not a loopback address, so anybody could export \
              everything: set auth.mode = \"token\", or auth.allow_anonymous_on_any_address = true if that is meant",
         );
+        for origin in &self.http.cors_origins {
+            refuse(
+                !is_origin(origin),
+                &format!("http.cors_origins: {origin:?} is no origin, which is scheme://host[:port] or \"*\""),
+            );
+        }
         if let Some(url) = &self.http.public_base_url {
             refuse(
                 !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some(),
@@ -315,6 +322,11 @@ impl Config {
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
     }
+}
+
+/// Written as a browser writes it, for it is compared byte by byte.
+fn is_origin(text: &str) -> bool {
+    text == "*" || Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
 /// Reads a value that may be the empty string, which stands for "not set": TOML has no null.

@@ -3,6 +3,7 @@
 mod binary;
 mod caller;
 mod conditional;
+mod cors;
 mod error;
 mod idempotency;
 mod kick_off;
@@ -28,6 +29,7 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
@@ -81,6 +83,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(map_response(response::as_outcome))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        // A preflight has no token, and is none of a route's methods.
+        .layer(option_layer(cors::layer(&config.cors_origins, &request_id)))
         .layer(from_fn(response::log))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))

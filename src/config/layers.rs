@@ -146,6 +146,20 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_written_as_browsers_write_it() {
+        let problem = |origin: &str| {
+            let list = format!("[{origin:?}]");
+            with(&[("BULK_EXPORT__HTTP__CORS_ORIGINS", &list)]).unwrap().validate().err().map(|error| error.to_string())
+        };
+        for good in ["*", "https://app.example.org", "http://localhost:3000"] {
+            assert_eq!(problem(good), None);
+        }
+        for bad in ["", "app.example.org", "https://app.example.org/", "https://App.example.org", "https://a.b:443"] {
+            assert!(problem(bad).unwrap().contains("http.cors_origins"), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_secret_is_not_printed() {
         let config = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));

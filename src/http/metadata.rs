@@ -19,7 +19,8 @@ const POLL_STATUS: &str = "-s-export-poll-status";
 
 /// `[base]/metadata`; open to everybody, as FHIR wants it.
 pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> Response {
-    fhir_response(StatusCode::OK, &statement(&app.base, app.authenticator.requires_token()))
+    let cors = !app.config.http.cors_origins.is_empty();
+    fhir_response(StatusCode::OK, &statement(&app.base, app.authenticator.requires_token(), cors))
 }
 
 /// `[base]/OperationDefinition/<id>`
@@ -39,7 +40,7 @@ pub(super) async fn operation_definition(
     Ok(fhir_response(StatusCode::OK, &definition))
 }
 
-fn statement(base: &str, secured: bool) -> Value {
+fn statement(base: &str, secured: bool, cors: bool) -> Value {
     let mut rest = json!({
         "mode": "server",
         "documentation": "Bulk export of the whole system. Every export is the exact state of the data at its \
@@ -54,7 +55,7 @@ fn statement(base: &str, secured: bool) -> Value {
     });
     if secured {
         rest["security"] = json!({
-            "cors": false,
+            "cors": cors,
             "service": [{ "text": "OAuth 2.0 bearer tokens of the configured OpenID Connect issuers" }],
             "description": "Send Authorization: Bearer <token>. Starting an export takes the role $bulk-export and \
                 <Type>.search for each type; reading a file takes Binary.read, and only who started an export can \

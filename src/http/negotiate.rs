@@ -8,7 +8,7 @@ use axum::http::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 use crate::binary::download::Representation;
 
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 const FHIR_JSON: [&str; 2] = ["application/fhir+json", "application/json+fhir"];
 const JSON: &str = "application/json";
 

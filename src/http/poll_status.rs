@@ -28,7 +28,8 @@ use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::{self, Parameter};
 use crate::identity::Principal;
 
-const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
+pub(super) const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
+pub(super) const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
 /// What Retry-After says at least,
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// and at most: an export that has just finished should not wait for its client.
@@ -190,11 +191,8 @@ async fn in_progress(app: &App, job: &Job) -> Result<Response, ApiError> {
         Progress::Percent => percent_text(app, job).await?,
         Progress::Hapi => hapi_text(job),
     };
-    let headers = [
-        (RETRY_AFTER.as_str(), retry_after(job.age).as_secs().to_string()),
-        ("x-progress", text),
-        (CONTENT_LENGTH.as_str(), "0".to_owned()),
-    ];
+    let headers =
+        [(RETRY_AFTER, retry_after(job.age).as_secs().to_string()), (PROGRESS, text), (CONTENT_LENGTH, "0".to_owned())];
     Ok((StatusCode::ACCEPTED, headers).into_response())
 }
 

@@ -15,6 +15,7 @@ mod support;
 mod cancel;
 mod complete;
 mod conditional;
+mod cors;
 mod dialects;
 mod download;
 mod downloads_at_once;

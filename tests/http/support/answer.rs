@@ -1,5 +1,7 @@
 //! Answers with all that is in them, for tests that compare headers.
 
+use std::collections::BTreeSet;
+
 use reqwest::RequestBuilder;
 use reqwest::header::HeaderMap;
 
@@ -14,6 +16,12 @@ pub struct Answer {
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The elements of a header that is a list and may come several times, in lower case.
+    pub fn list(&self, name: &str) -> BTreeSet<String> {
+        let values = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap());
+        values.flat_map(|value| value.split(',')).map(|element| element.trim().to_ascii_lowercase()).collect()
     }
 }
 
