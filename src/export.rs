@@ -20,6 +20,7 @@ pub(crate) mod announcement;
 pub(crate) mod claim;
 mod coverage;
 mod deadline;
+mod elements;
 pub(crate) mod governor;
 pub(crate) mod job;
 mod lease;

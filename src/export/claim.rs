@@ -146,6 +146,7 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         resource_types: claimed.resource_types,
         keys: claimed.key_from..claimed.key_to,
         window: Window { at: job.transaction_time, since: job.request.since, until: job.request.until },
+        elements: job.request.elements.clone(),
         file_size: job.request.file_size(config.file_target),
         written: AtomicI64::new(0),
         is_named: AtomicBool::new(false),

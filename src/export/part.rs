@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::announcement::announce_work;
+use super::elements::ElementList;
 use super::lease::{Leased, lost_if_none};
 use super::run::run;
 use super::trouble::Trouble;
@@ -62,6 +63,7 @@ pub(super) struct Lease {
     pub(super) resource_types: Vec<String>,
     pub(super) keys: Range<i64>,
     pub(super) window: Window,
+    pub(super) elements: ElementList,
     pub(super) file_size: FileSize,
     /// Resources read so far.
     pub(super) written: AtomicI64,

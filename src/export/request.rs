@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::elements::ElementList;
 use crate::binary::ndjson::FileSize;
 use crate::config::ByteSize;
 use crate::fhir::instant;
@@ -18,6 +19,8 @@ const FORMATTING: [&str; 2] = ["_format", "_pretty"];
 /// FHIR's mime type of NDJSON, and the names a client may give it (rule G1).
 const NDJSON: [&str; 3] = ["application/fhir+ndjson", "application/ndjson", "ndjson"];
 const MAX_EXPORT_ID: usize = 128;
+/// Each is looked for in every type.
+const MAX_ELEMENTS: usize = 1_000;
 /// Files smaller than this would be too many.
 const SMALLEST_MAXIMUM: u64 = 1 << 20;
 /// A part is done by one worker, at once or not at all: no client may make it larger than for files of this size.
@@ -42,6 +45,9 @@ pub(crate) struct ExportRequest {
     /// Whether polls tell of the export in a header of its own (rule B10).
     #[serde(default)]
     pub(crate) separate_status: bool,
+    /// Which elements resources have (rule G5).
+    #[serde(default)]
+    pub(crate) elements: ElementList,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -61,6 +67,8 @@ struct Reader {
     request: ExportRequest,
     /// Whether `_type` was given, whatever came of it.
     types_given: bool,
+    /// The elements asked for as they are named: whether there are such depends on the types.
+    elements: Option<BTreeSet<String>>,
     seen: BTreeSet<String>,
     issues: Vec<Issue>,
 }
@@ -107,15 +115,17 @@ impl Reader {
             min_file_size: None,
             max_file_size: None,
             separate_status: false,
+            elements: ElementList::default(),
             remarks: Vec::new(),
         };
-        Self { lenient, request, types_given: false, seen: BTreeSet::new(), issues: Vec::new() }
+        Self { lenient, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
     }
 
     fn read(&mut self, Parameter { name, value }: &Parameter) {
         let again = !self.seen.insert(name.clone());
         match name.as_str() {
             "_type" => self.types(value),
+            "_elements" => self.elements.get_or_insert_default().extend(listed(value).map(str::to_owned)),
             name if FORMATTING.contains(&name) => {}
             "_since" | "_until" | "_outputFormat" | "_exportId" | "_minimumFileSize" | "_maximumFileSize" if again => {
                 self.invalid(IssueType::Invalid, format!("{name} may be given once."))
@@ -133,8 +143,8 @@ impl Reader {
             ),
             _ if again => {}
             _ => self.unsupported(format!(
-                "The parameter {} is not supported; supported are _type, _since, _until, _outputFormat, _exportId, \
-                 _minimumFileSize and _maximumFileSize.",
+                "The parameter {} is not supported; supported are _type, _since, _until, _elements, _outputFormat, \
+                 _exportId, _minimumFileSize and _maximumFileSize.",
                 shown(name)
             )),
         }
@@ -142,7 +152,7 @@ impl Reader {
 
     fn types(&mut self, value: &str) {
         self.types_given = true;
-        for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in listed(value) {
             match ResourceType::parse(name) {
                 Some(found) if found.is_exportable() => {
                     self.request.types.insert(found);
@@ -203,6 +213,23 @@ impl Reader {
         }
     }
 
+    /// When all parameters are read: an element without a type may be one of any type that is exported.
+    fn resolve_elements(&mut self) {
+        let Some(names) = self.elements.take() else { return };
+        if names.len() > MAX_ELEMENTS {
+            return self.invalid(IssueType::TooLong, format!("_elements: at most {MAX_ELEMENTS} may be named."));
+        }
+        for name in &names {
+            if let Err(text) = self.request.elements.add(name, &self.request.types) {
+                self.unsupported(text);
+            }
+        }
+        if self.request.elements.is_empty() && self.issues.is_empty() {
+            // To leave _elements out would export everything.
+            self.invalid(IssueType::Value, "_elements names no element.".to_owned());
+        }
+    }
+
     /// A positiveInt.
     fn file_size(&mut self, name: &str, value: &str) -> Option<u64> {
         let bytes = value.trim().parse().ok().filter(|bytes| *bytes > 0);
@@ -228,6 +255,10 @@ impl Reader {
     }
 
     fn finish(mut self, granted: &TypeGrant) -> Result<ExportRequest, Refused> {
+        if !self.types_given {
+            self.request.types = ResourceType::exportable().filter(|t| granted.allows(*t)).collect();
+        }
+        self.resolve_elements();
         if let (Some(since), Some(until)) = (self.request.since, self.request.until)
             && until < since
         {
@@ -248,21 +279,18 @@ impl Reader {
         if !self.issues.is_empty() {
             return Err(Refused::Invalid(self.issues));
         }
-        if self.types_given {
-            let forbidden: Vec<_> =
-                self.request.types.iter().copied().filter(|wanted| !granted.allows(*wanted)).collect();
-            if !forbidden.is_empty() {
-                return Err(Refused::Forbidden(forbidden));
-            }
-        } else {
-            self.request.types = ResourceType::exportable().filter(|t| granted.allows(*t)).collect();
-        }
-        Ok(self.request)
+        let forbidden: Vec<_> = self.request.types.iter().copied().filter(|wanted| !granted.allows(*wanted)).collect();
+        if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden)) }
     }
 }
 
+/// What a comma-separated value lists (rule B4).
+fn listed(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
 /// A client's own text, short enough to be repeated.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let mut shown: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
     if shown.len() < text.len() {
         shown.push('…');
@@ -351,6 +379,20 @@ mod tests {
         }
         assert_eq!(refused("_minimumFileSize=2000000&_maximumFileSize=2000000")[0].code, IssueType::Invalid);
         assert_eq!(refused("_minimumFileSize=1&_minimumFileSize=1").len(), 1);
+    }
+
+    // B4, B17, G5
+    #[test]
+    fn elements_are_listed_or_repeated_and_belong_to_the_types_asked_for() {
+        let request = read("_elements=id,%20Patient.name&_type=Patient,Task&_elements=birthDate", false).unwrap();
+        assert_eq!(request, read("_type=Task,Patient&_elements=birthDate,id,Patient.name,id", false).unwrap());
+        assert_ne!(request.elements, ElementList::default());
+        let issues = refused("_elements=birthDate,Patient.nam,Nope.x&_type=Task");
+        assert_eq!(issues.len(), 3, "{issues:?}");
+        assert_eq!(refused("_elements=,").len(), 1);
+        let lenient = read("_elements=birthDate,owner&_type=Task", true).unwrap();
+        assert_eq!((lenient.remarks.len(), lenient.elements), (1, read("_elements=owner", false).unwrap().elements));
+        assert!(read("_elements=Nope.x", true).is_err(), "it would export everything");
     }
 
     // B17

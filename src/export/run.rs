@@ -4,10 +4,12 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use sqlx::{Connection, PgConnection, Row, ValueRef};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::elements::ElementList;
 use super::governor::Paced;
 use super::part::{Lease, Stage};
 use super::remark::remark;
@@ -16,7 +18,8 @@ use crate::binary::Unwritten;
 use crate::binary::ndjson::{Gone, Lines, pipeline};
 use crate::binary::store::Files;
 use crate::fhir::outcome::IssueType;
-use crate::resource::read::Slice;
+use crate::resource::body::Subset;
+use crate::resource::read::{Piece, Slice};
 
 /// The type of the lines that tell of deletions.
 const DELETIONS: &str = "Bundle";
@@ -55,7 +58,7 @@ async fn run_on(
     let mut sink = Sink { lines, read: &lease.written, paced: Paced::new(&workers.governor) };
 
     let read = async move {
-        match read_slices(reader, lease.stage, &slices, &mut sink).await {
+        match read_slices(reader, lease, &slices, &mut sink).await {
             Ok(()) => Ok(sink.lines.oversized()),
             Err(Stopped::Database(error)) => Err(Error::from(error)),
             Err(Stopped::Gone) => Ok(0),
@@ -122,22 +125,39 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
-        self.lines.push(line, resource_type).await?;
+        self.lines.begin_line(line.len() as u64, resource_type).await?;
+        self.lines.append(line).await?;
+        self.end_line(resource_type).await
+    }
+
+    /// What the subset leaves of a resource.
+    async fn push_subset(&mut self, subset: &Subset, body: &[u8], resource_type: &str) -> Result<(), Stopped> {
+        let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let pieces = subset.cut(body);
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.lines.begin_line(bytes, resource_type).await?;
+        for piece in pieces {
+            self.lines.append(piece.as_bytes()).await?;
+        }
+        Ok(self.end_line(resource_type).await?)
+    }
+
+    async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
+        self.lines.end_line(resource_type).await?;
         self.read.fetch_add(1, Ordering::Relaxed);
-        self.paced.read(line.len()).await;
         Ok(())
     }
 }
 
 async fn read_slices(
     reader: &mut PgConnection,
-    stage: Stage,
+    lease: &Lease,
     slices: &[Slice],
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
     for slice in slices {
-        match stage {
-            Stage::Output => read_resources(reader, slice, sink).await?,
+        match lease.stage {
+            Stage::Output => read_resources(reader, slice, &lease.elements, sink).await?,
             Stage::Deleted => read_deletions(reader, slice, sink).await?,
         }
     }
@@ -145,8 +165,14 @@ async fn read_slices(
     Ok(sink.lines.end_file(DELETIONS).await?)
 }
 
-async fn read_resources(reader: &mut PgConnection, slice: &Slice, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+async fn read_resources(
+    reader: &mut PgConnection,
+    slice: &Slice,
+    elements: &ElementList,
+    sink: &mut Sink<'_>,
+) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
+    let subset = elements.subset(slice.resource_type);
     let mut long = Vec::new();
     let mut query = slice.bodies();
     let mut rows = query.build().persistent(false).fetch(&mut *reader);
@@ -156,11 +182,22 @@ async fn read_resources(reader: &mut PgConnection, slice: &Slice, sink: &mut Sin
             long.push(row.try_get(1)?);
             continue;
         }
-        sink.push(body.as_bytes().map_err(sqlx::Error::Decode)?, type_name).await?;
+        let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
+        match &subset {
+            None => sink.push(body, type_name).await?,
+            Some(subset) => sink.push_subset(subset, body, type_name).await?,
+        }
+        sink.paced.read(body.len()).await;
     }
     drop(rows);
     for key in long {
-        read_in_pieces(reader, slice, key, sink).await?;
+        match &subset {
+            None => read_in_pieces(reader, slice, key, sink).await?,
+            Some(subset) => {
+                let body = read_whole(reader, slice, key, sink).await?;
+                sink.push_subset(subset, &body, type_name).await?;
+            }
+        }
     }
     Ok(sink.lines.end_file(type_name).await?)
 }
@@ -173,30 +210,61 @@ async fn read_in_pieces(
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
-    let mut pieces = slice.pieces(reader, key);
-    let (mut read, mut length) = (0, None);
-    while let Some(piece) = pieces.try_next().await? {
-        if length.is_none() {
-            length = Some(piece.of);
+    let mut pieces = Pieces::of(slice, reader, key);
+    while let Some(piece) = pieces.next(&mut sink.paced).await? {
+        if piece.offset == 0 {
             sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
         }
-        if piece.offset != read {
-            return Err(out_of_order().into());
-        }
         sink.lines.append(&piece.bytes).await?;
-        sink.paced.read(piece.bytes.len()).await;
-        read += i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
     }
-    if length != Some(read) {
-        return Err(out_of_order().into());
-    }
-    sink.lines.end_line(type_name).await?;
-    sink.read.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    Ok(sink.end_line(type_name).await?)
 }
 
-fn out_of_order() -> sqlx::Error {
-    sqlx::Error::Protocol("the pieces of a resource do not make a whole".to_owned())
+/// A long resource that is to be cut: how long it will be must be known before its line begins, and its end decides. So a
+/// worker has one of them in memory at a time, which is at most `store.max_resource`; what is cut of it is no copy.
+async fn read_whole(
+    reader: &mut PgConnection,
+    slice: &Slice,
+    key: i64,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<u8>, Stopped> {
+    let mut body = Vec::new();
+    let mut pieces = Pieces::of(slice, reader, key);
+    while let Some(piece) = pieces.next(&mut sink.paced).await? {
+        if piece.offset == 0 {
+            body.reserve_exact(piece.of.unsigned_abs() as usize);
+        }
+        body.extend_from_slice(&piece.bytes);
+    }
+    Ok(body)
+}
+
+/// The pieces of a long body, each after the one before it.
+struct Pieces<'c> {
+    pieces: BoxStream<'c, Result<Piece, sqlx::Error>>,
+    read: i32,
+    /// The length of the whole.
+    of: Option<i32>,
+}
+
+impl<'c> Pieces<'c> {
+    fn of(slice: &Slice, reader: &'c mut PgConnection, key: i64) -> Self {
+        Self { pieces: slice.pieces(reader, key), read: 0, of: None }
+    }
+
+    async fn next(&mut self, paced: &mut Paced<'_>) -> Result<Option<Piece>, sqlx::Error> {
+        let piece = self.pieces.try_next().await?;
+        match &piece {
+            Some(piece) if piece.offset == self.read => {
+                paced.read(piece.bytes.len()).await;
+                self.of = Some(piece.of);
+                self.read += i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
+            }
+            None if self.of == Some(self.read) => {}
+            _ => return Err(sqlx::Error::Protocol("the pieces of a resource do not make a whole".to_owned())),
+        }
+        Ok(piece)
+    }
 }
 
 async fn read_deletions(reader: &mut PgConnection, slice: &Slice, sink: &mut Sink<'_>) -> Result<(), Stopped> {
@@ -205,7 +273,9 @@ async fn read_deletions(reader: &mut PgConnection, slice: &Slice, sink: &mut Sin
     let mut rows = query.build().persistent(false).fetch(reader);
     while let Some(row) = rows.try_next().await? {
         let id: &str = row.try_get(0)?;
-        sink.push(deletion(type_name, id).as_bytes(), DELETIONS).await?;
+        let line = deletion(type_name, id);
+        sink.push(line.as_bytes(), DELETIONS).await?;
+        sink.paced.read(line.len()).await;
     }
     Ok(())
 }

@@ -134,6 +134,13 @@ fn export_definition(base: &str, dialect: Dialect) -> Value {
             a resource changed again since is left out."
         ),
         parameter(
+            "_elements",
+            "string",
+            "*",
+            "Comma-separated elements at the root of a resource, `element` or `Type.element`; mandatory ones come \
+            besides. What is cut has the tag SUBSETTED."
+        ),
+        parameter(
             "_exportId",
             "string",
             "1",

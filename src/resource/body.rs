@@ -11,6 +11,7 @@ mod patients;
 mod properties;
 mod refused;
 mod scan;
+mod subset;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,7 @@ use time::OffsetDateTime;
 
 use self::members::Members;
 pub use self::refused::Refused;
+pub(crate) use self::subset::Subset;
 use crate::fhir::instant;
 use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;

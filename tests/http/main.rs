@@ -21,6 +21,7 @@ mod download;
 mod downloads_at_once;
 mod drain;
 mod ehealth;
+mod elements;
 mod fair_turns;
 mod faults;
 mod file_size;

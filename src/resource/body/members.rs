@@ -8,11 +8,30 @@ use super::scan;
 /// The members of an object in minified JSON text.
 pub(super) struct Members<'a>(Vec<Member<'a>>);
 
-struct Member<'a> {
-    name: Cow<'a, str>,
-    value: &'a str,
+/// One member of an object in minified JSON text.
+pub(super) struct Member<'a> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) value: &'a str,
     /// Name, colon and value as written.
-    text: &'a str,
+    pub(super) text: &'a str,
+}
+
+/// The members of an object in minified JSON text, in their order; none of anything else.
+pub(super) fn members(object: &str) -> impl Iterator<Item = Member<'_>> {
+    listed(inside(object).unwrap_or_default())
+}
+
+fn inside(object: &str) -> Option<&str> {
+    object.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn listed(members: &str) -> impl Iterator<Item = Member<'_>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let member = (start < members.len()).then(|| Member::at(members, start))?;
+        start += member.text.len() + 1; // The comma after it.
+        Some(member)
+    })
 }
 
 impl<'a> Members<'a> {
@@ -45,14 +64,8 @@ impl<'a> Members<'a> {
     }
 
     fn split(object: &'a str) -> Option<Self> {
-        let inner = object.strip_prefix('{')?.strip_suffix('}')?;
         let mut members = Vec::with_capacity(16);
-        let mut start = 0;
-        while start < inner.len() {
-            let member = Member::at(inner, start);
-            start += member.text.len() + 1; // The comma after it.
-            members.push(member);
-        }
+        members.extend(listed(inside(object)?));
         Some(Self(members))
     }
 

@@ -106,6 +106,16 @@ pub(super) fn value_end(text: &str, start: usize) -> usize {
     at
 }
 
+/// The values of an array in minified text, without its brackets.
+pub(super) fn values(items: &str) -> impl Iterator<Item = &str> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let value = (start < items.len()).then(|| &items[start..value_end(items, start)])?;
+        start += value.len() + 1; // The comma after it.
+        Some(value)
+    })
+}
+
 /// Where the closing quote is, of the string whose characters start here.
 pub(super) fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
@@ -152,6 +162,13 @@ mod tests {
         use Token::{Close, Name, Open, Text};
         let expected = [Name("a"), Open, Name("b\\\""), Open, Text("c:"), Close, Close, Name("d")];
         assert_eq!(tokens, expected);
+    }
+
+    #[test]
+    fn the_values_of_an_array_are_cut_at_its_commas() {
+        let cut = |items| values(items).collect::<Vec<_>>();
+        assert_eq!(cut(r#"{"a":[1,2]},"x,]",1.00,[]"#), [r#"{"a":[1,2]}"#, r#""x,]""#, "1.00", "[]"]);
+        assert!(cut("").is_empty());
     }
 
     #[test]
