@@ -127,7 +127,9 @@ impl Reader {
             "_type" => self.types(value),
             "_elements" => self.elements.get_or_insert_default().extend(listed(value).map(str::to_owned)),
             name if FORMATTING.contains(&name) => {}
-            "_since" | "_until" | "_outputFormat" | "_exportId" | "_minimumFileSize" | "_maximumFileSize" if again => {
+            "_since" | "_until" | "_outputFormat" | "_exportId" | "_minimumFileSize" | "_maximumFileSize" | "_mdm"
+                if again =>
+            {
                 self.invalid(IssueType::Invalid, format!("{name} may be given once."))
             }
             "_since" => self.request.since = self.instant(name, value),
@@ -136,6 +138,7 @@ impl Reader {
             "_exportId" => self.export_id(value),
             "_minimumFileSize" => self.request.min_file_size = self.file_size(name, value),
             "_maximumFileSize" => self.request.max_file_size = self.file_size(name, value),
+            "_mdm" => self.mdm(value),
             // Leaving it out would export everybody (rule G6).
             "patient" => self.invalid(
                 IssueType::NotSupported,
@@ -189,6 +192,21 @@ impl Reader {
             );
         }
         found
+    }
+
+    fn boolean(&mut self, name: &str, value: &str) -> Option<bool> {
+        let found = value.trim().parse().ok();
+        if found.is_none() {
+            self.invalid(IssueType::Value, format!("{name}: {} is neither true nor false.", shown(value)));
+        }
+        found
+    }
+
+    /// There is nothing here that knows which Patients are the same person (rule G16).
+    fn mdm(&mut self, value: &str) {
+        if self.boolean("_mdm", value) == Some(true) {
+            self.unsupported("_mdm: true is not supported; Patients are not linked by master data here.".to_owned());
+        }
     }
 
     fn output_format(&mut self, value: &str) {
@@ -393,6 +411,18 @@ mod tests {
         let lenient = read("_elements=birthDate,owner&_type=Task", true).unwrap();
         assert_eq!((lenient.remarks.len(), lenient.elements), (1, read("_elements=owner", false).unwrap().elements));
         assert!(read("_elements=Nope.x", true).is_err(), "it would export everything");
+    }
+
+    // G16, G18
+    #[test]
+    fn flags_are_true_or_false() {
+        assert!(read("_mdm=false", false).is_ok());
+        for bad in ["_mdm=", "_mdm=1"] {
+            assert_eq!(refused(bad)[0].code, IssueType::Value, "{bad}");
+        }
+        assert_eq!(refused("_mdm=true")[0].code, IssueType::NotSupported);
+        assert_eq!(read("_mdm=true", true).unwrap().remarks.len(), 1);
+        assert_eq!(refused("_mdm=false&_mdm=false").len(), 1);
     }
 
     // B17

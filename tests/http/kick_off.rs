@@ -100,7 +100,7 @@ async fn it_takes_a_parameters_resource_by_post() {
     anybody.refused(xml, 415).await;
 }
 
-// G18, B17: every problem at once, by name
+// G16, G18, B17: every problem at once, by name
 #[tokio::test]
 async fn what_it_does_not_know_is_refused_by_name() {
     let database = Database::create().await;
@@ -118,11 +118,13 @@ async fn what_it_does_not_know_is_refused_by_name() {
         ("?_outputFormat=text/csv", "application/fhir+ndjson"),
         ("?_exportId=a/b", "_exportId"),
         ("?patient=Patient/1", "patient"),
+        ("?_mdm=true", "_mdm: true is not supported"),
     ] {
         let text = anybody.refused(anybody.export(query), 400).await;
         assert!(text.contains(word), "{query}: {text}");
     }
     assert_eq!(database.count("export_job").await, 0, "nothing of them is left");
+    anybody.kick_off("?_mdm=false").await;
 }
 
 // B17, E10: one outcome for each thing left out
