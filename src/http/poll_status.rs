@@ -122,6 +122,7 @@ fn longest_wait(app: &App) -> Duration {
 async fn wait_for_end(app: &App, caller: &Principal, id: &JobId, job: &Job, time: Duration) -> Result<Job, ApiError> {
     let mut end = app.announcements.end_of(job.id);
     let mut is_over = pin!(sleep(time));
+    tracing::debug!(job.id = %job.id, "a poll waits for its end");
     loop {
         // Only now that its end would be heard: it may have come since the job was found.
         let job = find(app, caller, id).await?;

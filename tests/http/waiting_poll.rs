@@ -14,9 +14,9 @@ fn poll(caller: &Caller, method: Method, job: &Job, prefer: &str) -> JoinHandle<
 }
 
 /// A poll that the server has begun to answer, and waits with.
-async fn waiting(caller: &Caller, job: &Job) -> JoinHandle<Answer> {
-    let poll = poll(caller, Method::GET, job, "wait=25");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+async fn waiting(server: &Server, job: &Job) -> JoinHandle<Answer> {
+    let poll = poll(&server.anybody(), Method::GET, job, "wait=25");
+    eventually("it waits", || async { server.log().contains("a poll waits for its end") }).await;
     assert!(!poll.is_finished());
     poll
 }
@@ -107,7 +107,7 @@ async fn it_hears_of_a_cancel_and_of_a_failure() {
     let anybody = server.anybody();
     let _planner_waits = database.lock_writers().await;
     let job = anybody.kick_off("").await;
-    let cancelled = waiting(&anybody, &job).await;
+    let cancelled = waiting(&server, &job).await;
     assert_eq!(job.delete().await.status(), 202);
     assert_eq!(cancelled.await.unwrap().status, 404);
     let overdue = anybody.kick_off("").await;
@@ -119,11 +119,15 @@ async fn it_hears_of_a_cancel_and_of_a_failure() {
 async fn a_server_that_stops_answers_it() {
     let database = Database::create().await;
     let mut server = Server::start(&database).await;
-    let _planner_waits = database.lock_writers().await;
+    let planner_waits = database.lock_writers().await;
     let job = server.anybody().kick_off("").await;
-    let poll = waiting(&server.anybody(), &job).await;
+    let poll = waiting(&server, &job).await;
+    let stopped = Instant::now();
     server.signal(Signal::TERM);
     assert_eq!(poll.await.unwrap().status, 202);
+    assert!(stopped.elapsed() < Duration::from_secs(15), "it did not wait for its time to be over");
+    // The server waits for who plans the export.
+    drop(planner_waits);
     eventually("it ends", || {
         let ended = server.has_ended();
         async move { ended.is_some_and(|status| status.success()) }
