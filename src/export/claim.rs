@@ -25,6 +25,15 @@ pub(super) enum Appetite {
     Small(i64),
 }
 
+impl Appetite {
+    fn max_bytes(self) -> i64 {
+        match self {
+            Self::Any => i64::MAX,
+            Self::Small(bytes) => bytes,
+        }
+    }
+}
+
 struct Claimed {
     attempt: i32,
     failures: i32,
@@ -43,10 +52,7 @@ pub(super) async fn claim(
     config: &config::Export,
     appetite: Appetite,
 ) -> Result<Option<Lease>, Error> {
-    let max_bytes = match appetite {
-        Appetite::Any => i64::MAX,
-        Appetite::Small(bytes) => bytes,
-    };
+    let max_bytes = appetite.max_bytes();
     for job in jobs_in_turn(pool, max_bytes).await? {
         if let Some(lease) = claim_of(pool, &job, worker, config, max_bytes).await? {
             return Ok(Some(lease));
@@ -199,18 +205,23 @@ pub(crate) async fn end_sessions_of_the_past(pool: &PgPool) -> Result<usize, sql
 
 /// How long until a lease runs out, or until a part or a job may be tried again; none if nothing is under way. A worker
 /// that has nothing to do looks again then.
-pub(super) async fn next_due(pool: &PgPool) -> Result<Option<Duration>, Error> {
+///
+/// What could be had now, and was not, is somebody else's at this very moment: who that is may die, so it counts as due in a
+/// second.
+pub(super) async fn next_due(pool: &PgPool, appetite: Appetite) -> Result<Option<Duration>, Error> {
     let seconds = sqlx::query_scalar!(
         r#"-- export.claim.next_due
-        select extract(epoch from min(due) - clock_timestamp())::float8 as seconds
+        select extract(
+            epoch from min(case when due > clock_timestamp() then due - clock_timestamp() else interval '1 second' end)
+        )::float8 as seconds
         from (
             select greatest(lease_until, not_before) as due from export_job where state = 'accepted'
             union all
             select case part.state when 'running' then part.lease_until else part.not_before end
             from export_part as part join export_job as job on job.id = part.job_id
-            where job.state = 'running' and part.state <> 'done'
-        ) as unfinished
-        where due > clock_timestamp()"#
+            where job.state = 'running' and part.state <> 'done' and part.estimated_bytes <= $1
+        ) as unfinished"#,
+        appetite.max_bytes()
     )
     .fetch_one(pool)
     .await?;

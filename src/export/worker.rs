@@ -153,7 +153,7 @@ impl Worker {
             return Ok(Found::Work);
         }
         let fallback = self.spread(config.fallback_poll);
-        let due = self.look(claim::next_due(pool)).await?;
+        let due = self.look(claim::next_due(pool, self.appetite())).await?;
         // A little after it: a lease has run out only when its last moment has passed.
         let due = due.map(|due| due + self.spread(Duration::from_millis(80)));
         Ok(Found::Nothing(due.map_or(fallback, |due| due.min(fallback))))
