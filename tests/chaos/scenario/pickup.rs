@@ -18,6 +18,8 @@ use crate::replica::Replica;
 use crate::store;
 
 const BOUND: Duration = LEASE.saturating_add(Duration::from_secs(1));
+/// In the short run, whose machine may be busy with other things: sooner than who only looks now and then.
+const LOOSE_BOUND: Duration = LEASE.saturating_add(Duration::from_secs(4));
 
 /// Parts, then planning, so many times each.
 const ROUNDS: (usize, usize) = (2, 20);
@@ -45,8 +47,9 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
                 What::Planning => "from the death of a planner until its job was picked up",
             };
             findings.took(kind, took);
-            if took > BOUND {
-                findings.violation(format!("{took:?} {kind}, more than {BOUND:?}"));
+            let bound = if run.long { BOUND } else { LOOSE_BOUND };
+            if took > bound {
+                findings.violation(format!("{took:?} {kind}, more than {bound:?}"));
             }
         }
     }
