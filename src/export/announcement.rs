@@ -12,14 +12,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Error;
-use super::lease::answered;
+use super::lease::{NO_ANSWER, answered};
 
 /// The channel. Every announcement on it is one of work; with the id of a job it is one of its end, too.
 pub(super) const CHANNEL: &str = "export_work";
 /// Between two attempts to listen to a database that is away.
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
-/// A short statement that was not answered for so long never will be: its connection is dead.
-const NO_ANSWER: Duration = Duration::from_secs(45);
 /// How often the listening connection is tried: a dead one would say nothing for ever.
 const STILL_THERE: Duration = Duration::from_secs(30);
 /// Ends that somebody may be behind with; past them it is as if all had ended.

@@ -7,12 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::job;
-use super::lease::answered;
+use super::lease::{NO_ANSWER, answered};
 use super::worker::Workers;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A statement that was not answered for so long never will be.
-const NO_ANSWER: Duration = Duration::from_secs(45);
 
 /// Ends the overdue, of whichever replica, until it is stopped.
 pub(super) async fn watch(workers: &Workers, stop: CancellationToken) {

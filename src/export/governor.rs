@@ -10,13 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::announcement::announce_work;
-use super::lease::answered;
+use super::lease::{NO_ANSWER, answered};
 use crate::config;
 
 /// How often a process looks whether its limits have changed, besides when work is announced.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A statement that was not answered for so long never will be.
-const NO_ANSWER: Duration = Duration::from_secs(45);
 /// Bytes after which a worker waits for its turn. Less would cost more than it evens out.
 const STEP: u64 = 64 << 10;
 

@@ -4,12 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::announcement::announce_work;
+use super::trouble::Trouble;
 use super::worker::Workers;
-use super::{Error, NOTICE};
+use super::{Error, NOTICE, job};
+
+/// A short statement that was not answered for so long never will be: its connection is dead.
+pub(super) const NO_ANSWER: Duration = Duration::from_secs(45);
 
 /// The right to plan a job or to do a part, until it runs out. Every write checks that it is still ours.
 pub(super) trait Leased: Send + Sync + 'static {
@@ -25,14 +31,60 @@ pub(super) trait Leased: Send + Sync + 'static {
     /// Does what is to be done; ends at once when it is stopped, and nothing of it is left.
     fn work(&self, workers: &Workers, stop: &CancellationToken) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Gives it back after an attempt that failed, or fails the job.
-    fn fail(&self, workers: &Workers, error: &Error) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Gives it back in this transaction after an attempt that failed. Locks the job first, as all do who write both.
+    fn give_back(
+        &self,
+        transaction: &mut PgConnection,
+        error: &Error,
+    ) -> impl Future<Output = Result<Trouble, Error>> + Send;
 
-    /// Fails the job, whose workers were lost too often.
-    fn give_up(&self, workers: &Workers) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Gives it back in this transaction as if it had never been taken. Locks the job first, too.
+    fn put_back(&self, transaction: &mut PgConnection) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Gives it back unharmed, so that another replica can start on it at once.
-    fn release(&self, workers: &Workers) -> impl Future<Output = Result<(), Error>> + Send;
+    /// What it is, for the owner, when it has come to nothing: `part 3 (Patient)`.
+    fn told(&self) -> String;
+}
+
+/// Gives it back after an attempt that failed. The job fails and says why when too many attempts came to nothing, or when
+/// a fault that should go away by itself has stayed.
+pub(super) async fn fail(leased: &impl Leased, workers: &Workers, error: &Error) -> Result<(), Error> {
+    tracing::warn!(job.id = %leased.job(), what = leased.told(), %error, "an attempt failed");
+    let mut transaction = workers.pool.begin().await?;
+    let trouble = leased.give_back(&mut transaction, error).await?;
+    if trouble.is_too_much(&workers.config) {
+        fail_job(&mut transaction, leased, &trouble.told(&error.cause()), workers.retention).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Fails the job, whose workers were lost too often.
+pub(super) async fn give_up(leased: &impl Leased, workers: &Workers) -> Result<(), Error> {
+    let mut transaction = workers.pool.begin().await?;
+    leased.put_back(&mut transaction).await?;
+    fail_job(&mut transaction, leased, &Trouble::lost_workers(leased.failures()), workers.retention).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Gives it back unharmed, so that another replica can start on it at once.
+pub(super) async fn release(leased: &impl Leased, workers: &Workers) -> Result<(), Error> {
+    let mut transaction = workers.pool.begin().await?;
+    leased.put_back(&mut transaction).await?;
+    announce_work(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn fail_job(
+    transaction: &mut PgConnection,
+    leased: &impl Leased,
+    trouble: &str,
+    retention: Duration,
+) -> Result<(), Error> {
+    let reason = format!("The export failed: {} {trouble}.", leased.told());
+    tracing::error!(job.id = %leased.job(), reason, "export failed");
+    Ok(job::fail(transaction, leased.job(), &reason, retention).await?)
 }
 
 /// Does the work, and renews its lease until it is done.

@@ -9,7 +9,6 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::announcement::announce_work;
 use super::elements::ElementList;
 use super::lease::{Leased, lost_if_none};
 use super::run::run;
@@ -158,64 +157,6 @@ impl Lease {
         .await?;
         if running.is_none() { Err(Error::LeaseLost) } else { Ok(()) }
     }
-
-    /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
-    /// Trouble is new where the part has waited for its turn meanwhile, or ran for longer than any wait and met another
-    /// fault than before.
-    async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
-        sqlx::query_as!(
-            Trouble,
-            r#"-- export.part.fail
-            with trouble as (
-                select ordinal, case
-                    when claimed_at > not_before + interval '90 seconds' then clock_timestamp()
-                    when claimed_at < clock_timestamp() - interval '90 seconds' and fault is distinct from $5
-                        then clock_timestamp()
-                    else coalesce(fault_since, clock_timestamp())
-                end as since
-                from export_part
-                where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'
-            )
-            update export_part as part
-            set state = 'pending', lease_until = null, worker = null, resources = 0,
-                failures = failures + $4::int, fault = $5, fault_since = since,
-                not_before = clock_timestamp() + (0.75 + random() / 2)
-                    * least(greatest(clock_timestamp() - since, interval '0.5 seconds'), interval '1 minute')
-            from trouble
-            where part.job_id = $1 and part.ordinal = trouble.ordinal and attempt = $3
-            returning failures, extract(epoch from clock_timestamp() - since)::float8 as "seconds!""#,
-            self.job,
-            self.ordinal,
-            self.attempt,
-            i32::from(!error.is_transient()),
-            error.cause()
-        )
-        .fetch_optional(transaction)
-        .await?
-        .ok_or(Error::LeaseLost)
-    }
-
-    async fn fail_job(&self, transaction: &mut PgConnection, told: &str, retention: Duration) -> Result<(), Error> {
-        let types = self.resource_types.join(", ");
-        let reason = format!("The export failed: part {} ({types}) {told}.", self.ordinal);
-        tracing::error!(job.id = %self.job, reason, "export failed");
-        job::fail(transaction, self.job, &reason, retention).await?;
-        Ok(())
-    }
-
-    async fn release_in(&self, transaction: &mut PgConnection) -> Result<(), Error> {
-        let released = sqlx::query!(
-            "-- export.part.release
-            update export_part set state = 'pending', lease_until = null, worker = null, resources = 0
-            where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'",
-            self.job,
-            self.ordinal,
-            self.attempt
-        )
-        .execute(transaction)
-        .await?;
-        lost_if_none(released.rows_affected())
-    }
 }
 
 impl Leased for Lease {
@@ -257,34 +198,60 @@ impl Leased for Lease {
         run(workers, self, stop).await
     }
 
-    async fn fail(&self, workers: &Workers, error: &Error) -> Result<(), Error> {
-        tracing::warn!(job.id = %self.job, part = self.ordinal, %error, "a part failed");
-        let mut transaction = workers.pool.begin().await?;
-        self.lock_job(&mut transaction).await?;
-        let trouble = self.give_back(&mut transaction, error).await?;
-        if trouble.is_too_much(&workers.config) {
-            self.fail_job(&mut transaction, &trouble.told(&error.cause()), workers.retention).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+    /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
+    /// Trouble is new where the part has waited for its turn meanwhile, or ran for longer than any wait and met another
+    /// fault than before.
+    async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
+        self.lock_job(transaction).await?;
+        sqlx::query_as!(
+            Trouble,
+            r#"-- export.part.fail
+            with trouble as (
+                select ordinal, case
+                    when claimed_at > not_before + interval '90 seconds' then clock_timestamp()
+                    when claimed_at < clock_timestamp() - interval '90 seconds' and fault is distinct from $5
+                        then clock_timestamp()
+                    else coalesce(fault_since, clock_timestamp())
+                end as since
+                from export_part
+                where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'
+            )
+            update export_part as part
+            set state = 'pending', lease_until = null, worker = null, resources = 0,
+                failures = failures + $4::int, fault = $5, fault_since = since,
+                not_before = clock_timestamp() + (0.75 + random() / 2)
+                    * least(greatest(clock_timestamp() - since, interval '0.5 seconds'), interval '1 minute')
+            from trouble
+            where part.job_id = $1 and part.ordinal = trouble.ordinal and attempt = $3
+            returning failures, extract(epoch from clock_timestamp() - since)::float8 as "seconds!""#,
+            self.job,
+            self.ordinal,
+            self.attempt,
+            i32::from(!error.is_transient()),
+            error.cause()
+        )
+        .fetch_optional(transaction)
+        .await?
+        .ok_or(Error::LeaseLost)
     }
 
-    async fn give_up(&self, workers: &Workers) -> Result<(), Error> {
-        let mut transaction = workers.pool.begin().await?;
-        self.lock_job(&mut transaction).await?;
-        self.release_in(&mut transaction).await?;
-        let told = Trouble::lost_workers(self.failures);
-        self.fail_job(&mut transaction, &told, workers.retention).await?;
-        transaction.commit().await?;
-        Ok(())
+    async fn put_back(&self, transaction: &mut PgConnection) -> Result<(), Error> {
+        self.lock_job(transaction).await?;
+        let released = sqlx::query!(
+            "-- export.part.release
+            update export_part set state = 'pending', lease_until = null, worker = null, resources = 0
+            where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'",
+            self.job,
+            self.ordinal,
+            self.attempt
+        )
+        .execute(transaction)
+        .await?;
+        lost_if_none(released.rows_affected())
     }
 
-    async fn release(&self, workers: &Workers) -> Result<(), Error> {
-        let mut transaction = workers.pool.begin().await?;
-        self.release_in(&mut transaction).await?;
-        announce_work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(())
+    fn told(&self) -> String {
+        format!("part {} ({})", self.ordinal, self.resource_types.join(", "))
     }
 }
 

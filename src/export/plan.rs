@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::Error;
 use super::announcement::announce_work;
 use super::lease::{Leased, lost_if_none};
 use super::part::Stage;
@@ -17,7 +18,6 @@ use super::remark::remark;
 use super::request::ExportRequest;
 use super::trouble::Trouble;
 use super::worker::Workers;
-use super::{Error, job};
 use crate::binary::store::Files;
 use crate::binary::{Kind, Place, Volume};
 use crate::config;
@@ -123,35 +123,6 @@ impl Leased for Planning {
         }
     }
 
-    async fn fail(&self, workers: &Workers, error: &Error) -> Result<(), Error> {
-        tracing::warn!(job.id = %self.job, %error, "planning failed");
-        let mut transaction = workers.pool.begin().await?;
-        let trouble = self.give_back(&mut transaction, error).await?;
-        if trouble.is_too_much(&workers.config) {
-            self.fail_job(&mut transaction, &trouble.told(&error.cause()), workers.retention).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    async fn give_up(&self, workers: &Workers) -> Result<(), Error> {
-        let mut transaction = workers.pool.begin().await?;
-        self.release_in(&mut transaction).await?;
-        self.fail_job(&mut transaction, &Trouble::lost_workers(self.failures), workers.retention).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    async fn release(&self, workers: &Workers) -> Result<(), Error> {
-        let mut transaction = workers.pool.begin().await?;
-        self.release_in(&mut transaction).await?;
-        announce_work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-}
-
-impl Planning {
     /// An attempt counts unless the fault may go away by itself. The next one waits as long as there has been trouble.
     /// Planning takes moments: one that ends long after it was allowed has waited for its turn, and its trouble is new.
     async fn give_back(&self, transaction: &mut PgConnection, error: &Error) -> Result<Trouble, Error> {
@@ -183,13 +154,7 @@ impl Planning {
         .ok_or(Error::LeaseLost)
     }
 
-    async fn fail_job(&self, transaction: &mut PgConnection, told: &str, retention: Duration) -> Result<(), Error> {
-        let reason = format!("The export failed: planning it {told}.");
-        tracing::error!(job.id = %self.job, reason, "export failed");
-        Ok(job::fail(transaction, self.job, &reason, retention).await?)
-    }
-
-    async fn release_in(&self, transaction: &mut PgConnection) -> Result<(), Error> {
+    async fn put_back(&self, transaction: &mut PgConnection) -> Result<(), Error> {
         let released = sqlx::query!(
             "-- export.plan.release
             update export_job set lease_until = null where id = $1 and attempt = $2 and state = 'accepted'",
@@ -201,6 +166,12 @@ impl Planning {
         lost_if_none(released.rows_affected())
     }
 
+    fn told(&self) -> String {
+        "planning it".to_owned()
+    }
+}
+
+impl Planning {
     async fn plan(&self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
         let at = match self.transaction_time {
             Some(at) => at,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::announcement::Announcements;
 use super::claim::{self, Appetite};
 use super::governor::Governor;
-use super::lease::{self, Leased, answered};
+use super::lease::{self, Leased, NO_ANSWER, answered};
 use super::{Error, deadline, plan};
 use crate::config;
 use crate::shutdown::{Shutdown, Tasks};
@@ -24,8 +24,6 @@ const SMALL_PART: i64 = 8 << 20;
 /// Between two attempts to reach a database that is away; a quarter more or less, so that replicas do not come all at
 /// once.
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
-/// A short statement that was not answered for so long never will be: its connection is dead.
-const NO_ANSWER: Duration = Duration::from_secs(45);
 /// To say what came of an attempt: then it is said once more.
 const TELLING: Duration = Duration::from_secs(10);
 /// The same when the server is about to end: others see from the lease what has become of it.
@@ -170,7 +168,7 @@ impl Worker {
     async fn work_on<L: Leased>(&self, leased: L) -> Result<(), Error> {
         let workers = &self.shared;
         if leased.failures() >= i32::from(workers.config.attempts) {
-            return answered(NO_ANSWER, leased.give_up(workers)).await;
+            return answered(NO_ANSWER, lease::give_up(&leased, workers)).await;
         }
         let leased = Arc::new(leased);
         let result = lease::work(&leased, workers, self.shutdown.hard.child_token()).await;
@@ -185,8 +183,8 @@ impl Worker {
             let tell = async {
                 match &result {
                     Ok(()) | Err(Error::LeaseLost) => Ok(()),
-                    Err(Error::Stopped) => leased.release(workers).await,
-                    Err(error) => leased.fail(workers, error).await,
+                    Err(Error::Stopped) => lease::release(leased, workers).await,
+                    Err(error) => lease::fail(leased, workers, error).await,
                 }
             };
             let patience = if self.shutdown.hard.is_cancelled() { TELLING_AT_THE_END } else { TELLING };

@@ -202,7 +202,7 @@ async fn a_frozen_worker_that_wakes_up_writes_nothing() {
     eventually("it is complete", || async { other.anybody().get(&url).send().await.unwrap().status() == 200 }).await;
     // By its lease, or by its session, whichever it asks about first.
     eventually("the first has noticed", || async {
-        frozen.log().contains("no longer ours") || frozen.log().contains("a part failed")
+        frozen.log().contains("no longer ours") || frozen.log().contains("an attempt failed")
     })
     .await;
     assert_eq!(database.count("binary_file").await, 1);
