@@ -199,7 +199,7 @@ async fn a_frozen_worker_that_wakes_up_writes_nothing() {
     frozen.signal(Signal::CONT);
     blocker.rollback().await.unwrap();
     let url = format!("{}/$export-poll-status?_jobId={}", other.base, job.id());
-    eventually("it is complete", || async { other.anybody().get(&url).send().await.unwrap().status() == 200 }).await;
+    is_complete(&other, &url).await;
     // By its lease, or by its session, whichever it asks about first.
     eventually("the first has noticed", || async {
         frozen.log().contains("no longer ours") || frozen.log().contains("an attempt failed")
@@ -291,5 +291,5 @@ async fn a_dead_workers_part_is_taken_up_as_its_lease_runs_out() {
     eventually("it is taken over", || async { database.count("export_part where attempt = 2").await == 1 }).await;
     hurry(&database).await;
     let url = format!("{}/$export-poll-status?_jobId={}", idle.base, job.id());
-    eventually("it is complete", || async { idle.anybody().get(&url).send().await.unwrap().status() == 200 }).await;
+    is_complete(&idle, &url).await;
 }
