@@ -61,6 +61,7 @@ pub struct Config {
     pub retention: Retention,
     pub wire: Wire,
     pub store: Store,
+    pub group: Group,
     pub(crate) auth: Auth,
     pub log: Log,
 }
@@ -209,6 +210,14 @@ pub(crate) enum Progress {
 pub(crate) enum DeleteCompleted {
     Purge,
     Ehealth,
+}
+
+/// `[group]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Group {
+    pub new_members_full_history: bool,
 }
 
 /// `[store]`

@@ -22,6 +22,9 @@ pub use schema::migrate;
 
 /// What Postgres sends and nobody takes: it ends the session then. Not for workers, who read at a pace.
 const NOBODY_TAKES: (&str, &str) = ("tcp_user_timeout", "60s");
+/// What this version can do, for the guard that keeps replicas of older ones from what they cannot (migration 8). A version
+/// that adds something which must not be left out of an export counts one on.
+pub(crate) const ABLE: i16 = 1;
 /// How long to wait for a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
 
@@ -154,7 +157,8 @@ impl Database {
             ("tcp_keepalives_interval", "10s"),
             ("tcp_keepalives_count", "3"),
         ];
-        let settings = settings.iter().cloned();
+        let able = ("fhir_bulk_export.able", ABLE.to_string());
+        let settings = settings.iter().cloned().chain([able]);
         let options = self
             .options
             .clone()

@@ -17,6 +17,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod announcement;
+pub(crate) mod chosen;
 pub(crate) mod claim;
 mod coverage;
 mod deadline;
@@ -24,6 +25,7 @@ mod elements;
 pub(crate) mod governor;
 pub(crate) mod job;
 mod lease;
+pub(crate) mod level;
 pub(crate) mod manifest;
 pub(crate) mod part;
 mod plan;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use crate::binary;
 use crate::database::code;
 use crate::database::fault::transient;
+use crate::resource::group;
 
 /// Between two looks at whether a job still runs: a cancel is noticed within a second.
 const NOTICE: Duration = Duration::from_millis(900);
@@ -65,6 +68,8 @@ pub(crate) enum Error {
     #[error("the connection to the database was lost")]
     SessionLost,
     #[error(transparent)]
+    Group(#[from] group::Error),
+    #[error(transparent)]
     File(#[from] binary::Unwritten),
     #[error("a task died: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -74,16 +79,25 @@ impl Error {
     /// Whether it may go away by itself. A type that this version does not know, a newer replica will.
     fn is_transient(&self) -> bool {
         match self {
-            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => transient(error).is_some(),
+            Self::Database(error)
+            | Self::Group(group::Error::Database(error))
+            | Self::File(binary::Unwritten::Database(error)) => transient(error).is_some(),
             Self::NoAnswer | Self::SessionLost | Self::UnknownType(_) => true,
             _ => false,
         }
     }
 
+    /// Whether the next attempt would meet the very same: the state at the transaction time does not change.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Group(group::Error::Gone(_) | group::Error::Unreadable(_)))
+    }
+
     /// The cause in words for the owner of the export. What Postgres says stays in the log.
     fn cause(&self) -> String {
         match self {
-            Self::Database(error) | Self::File(binary::Unwritten::Database(error)) => match transient(error) {
+            Self::Database(error)
+            | Self::Group(group::Error::Database(error))
+            | Self::File(binary::Unwritten::Database(error)) => match transient(error) {
                 Some(cause) => cause.to_owned(),
                 None => format!("the database refused a statement (SQLSTATE {})", code(error).unwrap_or_default()),
             },

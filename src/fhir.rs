@@ -5,5 +5,6 @@ pub(crate) mod elements;
 pub(crate) mod instant;
 pub(crate) mod outcome;
 pub(crate) mod parameters;
+pub(crate) mod period;
 pub mod reference;
 pub mod resource_type;

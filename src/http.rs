@@ -64,6 +64,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let config = app.config.http.clone();
     let fhir = Router::new()
         .route("/$export", get(kick_off::get).post(kick_off::post))
+        .route("/Patient/$export", get(kick_off::get).post(kick_off::post))
+        .route("/Patient/{id}/$export", get(kick_off::get).post(kick_off::post))
+        .route("/Group/{id}/$export", get(kick_off::get).post(kick_off::post))
         .route("/$export-poll-status", get(poll_status::get).post(poll_status::post).delete(poll_status::delete))
         .route("/Binary/{id}", get(binary::read))
         .route("/Binary/{id}/_history/{version}", get(binary::read_version))

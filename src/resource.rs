@@ -3,6 +3,9 @@
 
 pub mod body;
 pub(crate) mod clock;
+pub(crate) mod cohort;
+pub(crate) mod group;
+pub(crate) mod index;
 pub mod load;
 pub(crate) mod prune;
 pub(crate) mod read;

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{AuthMode, Config};
 use crate::database::{self, Database, DiskReserve};
@@ -16,10 +18,14 @@ use crate::export::worker::Workers;
 use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
 use crate::reaper::Reaper;
+use crate::resource::index;
 use crate::shutdown::{Shutdown, Signals, Tasks};
 
 /// For ending the connections to a database that may be away.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Between two attempts to make the indexes that are missing.
+const INDEX_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +129,7 @@ impl Server {
         workers.start(&announcements, &tasks, &shutdown);
         let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention };
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
+        tasks.spawn(complete_indexes(database.sweep_pool(), shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));
 
@@ -142,6 +149,25 @@ impl Server {
         let _ = tokio::time::timeout(GOODBYE, pool.close()).await;
         tracing::info!("stopped");
         if all_well { Ok(()) } else { Err(Error::TaskDied) }
+    }
+}
+
+/// Makes the indexes that a migration has left to be made; another replica may be at it, or be lost over it.
+async fn complete_indexes(pool: PgPool, stop: CancellationToken) {
+    loop {
+        let made = tokio::select! {
+            made = index::complete(&pool) => made,
+            () = stop.cancelled() => return,
+        };
+        match made {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "cannot make an index"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INDEX_AGAIN) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

@@ -144,13 +144,14 @@ async fn insert(
     let id = Uuid::new_v4();
     sqlx::query!(
         "-- export.admission.insert
-        insert into export_job (id, owner_issuer, owner_subject, request, idempotency_key, state)
-        values ($1, $2, $3, $4, $5, 'accepted')",
+        insert into export_job (id, owner_issuer, owner_subject, request, idempotency_key, requires, state)
+        values ($1, $2, $3, $4, $5, $6, 'accepted')",
         id,
         owner.issuer,
         owner.subject,
         Json(request) as _,
-        *key
+        *key,
+        request.requires()
     )
     .execute(connection)
     .await?;

@@ -151,6 +151,7 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         stage: if claimed.stage == Stage::Deleted.as_str() { Stage::Deleted } else { Stage::Output },
         resource_types: claimed.resource_types,
         keys: claimed.key_from..claimed.key_to,
+        cohort: job.request.cohort(job.id),
         window: Window { at: job.transaction_time, since: job.request.since, until: job.request.until },
         elements: job.request.elements.clone(),
         file_size: job.request.file_size(config.file_target),

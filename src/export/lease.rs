@@ -51,7 +51,7 @@ pub(super) async fn fail(leased: &impl Leased, workers: &Workers, error: &Error)
     tracing::warn!(job.id = %leased.job(), what = leased.told(), %error, "an attempt failed");
     let mut transaction = workers.pool.begin().await?;
     let trouble = leased.give_back(&mut transaction, error).await?;
-    if trouble.is_too_much(&workers.config) {
+    if error.is_final() || trouble.is_too_much(&workers.config) {
         fail_job(&mut transaction, leased, &trouble.told(&error.cause()), workers.retention).await?;
     }
     transaction.commit().await?;

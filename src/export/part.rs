@@ -19,6 +19,7 @@ use crate::binary::ndjson::FileSize;
 use crate::binary::{Kind, Place, Volume};
 use crate::database::interval;
 use crate::fhir::resource_type::ResourceType;
+use crate::resource::cohort::Cohort;
 use crate::resource::read::{Slice, Window};
 
 /// What a part puts out.
@@ -62,6 +63,7 @@ pub(super) struct Lease {
     pub(super) resource_types: Vec<String>,
     pub(super) keys: Range<i64>,
     pub(super) window: Window,
+    pub(super) cohort: Cohort,
     pub(super) elements: ElementList,
     pub(super) file_size: FileSize,
     /// Resources read so far.
@@ -83,12 +85,13 @@ pub(super) fn sessions_on(job: Uuid, ordinal: i32) -> String {
 impl Lease {
     /// The rows that make the part. A type that this version does not know may have been planned by a newer one: it is
     /// not left out.
-    pub(super) fn slices(&self) -> Result<Vec<Slice>, Error> {
+    pub(super) async fn slices(&self, reader: &mut PgConnection) -> Result<Vec<Slice>, Error> {
+        let access = self.cohort.access(reader).await?;
         self.resource_types
             .iter()
             .map(|name| {
                 let resource_type = ResourceType::parse(name).ok_or_else(|| Error::UnknownType(name.clone()))?;
-                Ok(Slice { resource_type, keys: self.keys.clone(), window: self.window })
+                Ok(Slice { resource_type, keys: self.keys.clone(), window: self.window, access })
             })
             .collect()
     }

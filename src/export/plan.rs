@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::announcement::announce_work;
+use super::chosen::Chosen;
 use super::lease::{Leased, lost_if_none};
 use super::part::Stage;
 use super::remark::remark;
@@ -25,6 +26,7 @@ use crate::database::interval;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
+use crate::resource::cohort::{self, Access};
 use crate::resource::read::Window;
 use crate::resource::sample::{ALL_KEYS, Sample, filled};
 
@@ -180,21 +182,33 @@ impl Planning {
         let window = Window { at, since: self.request.since, until: self.request.until };
         let mut transaction = pool.begin().await?;
         let part_size = self.request.part_size(config.file_target);
-        let types: Vec<ResourceType> = self.request.types.iter().copied().collect();
+        let remarks = self.freeze_patients(&mut transaction, at).await?;
+        let access = self.request.cohort(self.job).access(&mut transaction).await?;
+        let types = if access.is_empty() { Vec::new() } else { self.request.types.iter().copied().collect() };
         let filled = filled(&mut transaction, &types).await?;
-        let parts = parts(&mut transaction, &filled, window, part_size).await?;
+        let parts = parts(&mut transaction, &filled, window, access, part_size).await?;
         let planned: Vec<&str> = filled.iter().map(|(resource_type, _)| resource_type.as_str()).collect();
         self.start(&mut transaction, &planned).await?;
         Volume::take(&mut transaction, self.job, parts.iter().map(|part| part.bytes).sum()).await?;
         store(&mut transaction, self.job, &parts).await?;
-        if !self.request.remarks.is_empty() {
+        if !remarks.is_empty() {
             let ordinal = i32::try_from(parts.len()).unwrap_or(i32::MAX);
-            self.store_outcome(&mut transaction, ordinal).await?;
+            self.store_outcome(&mut transaction, ordinal, &remarks).await?;
         }
         super::part::complete_job_if_done(&mut transaction, self.job, retention).await?;
         announce_work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Freezes whom the export is about, if it is limited to some; gives what is to be said of it, and of the request.
+    async fn freeze_patients(&self, transaction: &mut PgConnection, at: OffsetDateTime) -> Result<Vec<String>, Error> {
+        let mut remarks = self.request.remarks.clone();
+        if let Some(chosen) = Chosen::at(transaction, &self.request, at).await? {
+            remarks.extend([chosen.unknown(), chosen.outside()].into_iter().flatten());
+            cohort::freeze(transaction, self.job, &chosen.patients, &chosen.new).await?;
+        }
+        Ok(remarks)
     }
 
     /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other.
@@ -231,10 +245,15 @@ impl Planning {
         lost_if_none(started.rows_affected())
     }
 
-    /// What was left out under `handling=lenient`, as a file of OperationOutcomes: a part that is done as it is made.
-    async fn store_outcome(&self, transaction: &mut PgConnection, ordinal: i32) -> Result<(), Error> {
-        let lines: Vec<String> =
-            self.request.remarks.iter().map(|text| remark(IssueType::NotSupported, text.clone())).collect();
+    /// What was left out, mostly under `handling=lenient`, as a file of OperationOutcomes: a part that is done as it is
+    /// made.
+    async fn store_outcome(
+        &self,
+        transaction: &mut PgConnection,
+        ordinal: i32,
+        remarks: &[String],
+    ) -> Result<(), Error> {
+        let lines: Vec<String> = remarks.iter().map(|text| remark(IssueType::NotSupported, text.clone())).collect();
         let resources = i64::try_from(lines.len()).unwrap_or(i64::MAX);
         sqlx::query!(
             "-- export.plan.outcome
@@ -258,12 +277,13 @@ async fn parts(
     connection: &mut PgConnection,
     filled: &[(ResourceType, i64)],
     window: Window,
+    access: Access,
     part_size: u64,
 ) -> Result<Vec<Planned>, Error> {
     let target = i64::try_from(part_size).unwrap_or(i64::MAX);
     let mut parts: Vec<Planned> = Vec::new();
     for (resource_type, pages) in filled {
-        let sample = Sample::take(connection, *resource_type, *pages, window).await?;
+        let sample = Sample::take(connection, *resource_type, *pages, window, access).await?;
         let (resources, bytes) = (sample.resources(), sample.bytes());
         if let Some(last) = parts.last_mut()
             && last.keys == ALL_KEYS
@@ -274,7 +294,7 @@ async fn parts(
             last.bytes += bytes;
             continue;
         }
-        let ranges = sample.cut(bytes / target + 1);
+        let ranges = sample.cut((bytes / target + 1).min(access.most_ranges()));
         let count = i64::try_from(ranges.len()).unwrap_or(i64::MAX).max(1);
         parts.extend(ranges.into_iter().map(|keys| Planned {
             stage: Stage::Output,

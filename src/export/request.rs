@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::elements::ElementList;
+use super::level::Level;
 use crate::binary::ndjson::FileSize;
 use crate::config::ByteSize;
+use crate::database::ABLE;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::Parameter;
+use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::TypeGrant;
+use crate::resource::cohort::Cohort;
 
 /// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
 const FORMATTING: [&str; 2] = ["_format", "_pretty"];
@@ -31,6 +36,15 @@ const LARGEST_MINIMUM: u64 = 1 << 30;
 pub(crate) struct ExportRequest {
     /// The kick-off's URL, for the manifest (rule E2).
     pub(crate) url: String,
+    /// Where it was called; a request stored by a version without levels is of the system.
+    #[serde(default)]
+    pub(crate) level: Level,
+    /// The Patients to which `patient` limits it, by id; none: no limit (rule G6).
+    #[serde(default)]
+    pub(crate) patients: BTreeSet<String>,
+    /// Whether those who have joined the Group after `_since` come with their whole history (rule H9).
+    #[serde(default)]
+    pub(crate) new_members_full_history: bool,
     /// The types to export: those asked for, else all the caller may have.
     pub(crate) types: BTreeSet<ResourceType>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -61,9 +75,20 @@ pub(crate) enum Refused {
     Forbidden(Vec<ResourceType>),
 }
 
+/// On what terms a request is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// What cannot be done is left out rather than refused (rule B17).
+    pub(crate) lenient: bool,
+    /// The types the caller may have.
+    pub(crate) granted: &'a TypeGrant,
+    /// Where absolute references to our Patients point.
+    pub(crate) bases: &'a PatientBases,
+}
+
 /// Reads the parameters one by one and collects what is wrong with them.
-struct Reader {
-    lenient: bool,
+struct Reader<'a> {
+    terms: Terms<'a>,
     request: ExportRequest,
     /// Whether `_type` was given, whatever came of it.
     types_given: bool,
@@ -74,18 +99,28 @@ struct Reader {
 }
 
 impl ExportRequest {
-    /// Checks the parameters of a system-level kick-off.
-    pub(crate) fn read(
-        url: String,
-        parameters: &[Parameter],
-        lenient: bool,
-        granted: &TypeGrant,
-    ) -> Result<Self, Refused> {
-        let mut reader = Reader::new(url, lenient);
+    /// Checks the parameters of a kick-off.
+    pub(crate) fn read(url: String, level: Level, parameters: &[Parameter], terms: Terms<'_>) -> Result<Self, Refused> {
+        let mut reader = Reader::new(url, level, terms);
         for parameter in parameters {
             reader.read(parameter);
         }
-        reader.finish(granted)
+        reader.finish()
+    }
+
+    /// Whose resources the job of this request reads.
+    pub(crate) fn cohort(&self, job: Uuid) -> Cohort {
+        match self.level {
+            Level::System => Cohort::Everything,
+            Level::Patients if self.patients.is_empty() => Cohort::AnyPatient,
+            Level::Patients | Level::Patient(_) | Level::Group(_) => Cohort::Frozen(job),
+        }
+    }
+
+    /// What a replica must be able to do that works on it ([`crate::database::ABLE`]): 0 for all that every version can.
+    pub(crate) fn requires(&self) -> i16 {
+        let is_old = self.level == Level::System && self.elements.is_empty();
+        if is_old { 0 } else { ABLE }
     }
 
     /// When files end. With a minimum they do with their part, or where the maximum wants it.
@@ -104,10 +139,13 @@ impl ExportRequest {
     }
 }
 
-impl Reader {
-    fn new(url: String, lenient: bool) -> Self {
+impl<'a> Reader<'a> {
+    fn new(url: String, level: Level, terms: Terms<'a>) -> Self {
         let request = ExportRequest {
             url,
+            level,
+            patients: BTreeSet::new(),
+            new_members_full_history: false,
             types: BTreeSet::new(),
             since: None,
             until: None,
@@ -118,7 +156,7 @@ impl Reader {
             elements: ElementList::default(),
             remarks: Vec::new(),
         };
-        Self { lenient, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
+        Self { terms, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
     }
 
     fn read(&mut self, Parameter { name, value }: &Parameter) {
@@ -139,6 +177,7 @@ impl Reader {
             "_minimumFileSize" => self.request.min_file_size = self.file_size(name, value),
             "_maximumFileSize" => self.request.max_file_size = self.file_size(name, value),
             "_mdm" => self.mdm(value),
+            "patient" if self.request.level != Level::System => self.patients(value),
             // Leaving it out would export everybody (rule G6).
             "patient" => self.invalid(
                 IssueType::NotSupported,
@@ -147,7 +186,8 @@ impl Reader {
             _ if again => {}
             _ => self.unsupported(format!(
                 "The parameter {} is not supported; supported are _type, _since, _until, _elements, _outputFormat, \
-                 _exportId, _minimumFileSize and _maximumFileSize.",
+                 _exportId, _minimumFileSize, _maximumFileSize, and patient where it is not the whole system that is \
+                 exported.",
                 shown(name)
             )),
         }
@@ -157,9 +197,14 @@ impl Reader {
         self.types_given = true;
         for name in listed(value) {
             match ResourceType::parse(name) {
-                Some(found) if found.is_exportable() => {
+                Some(found) if found.is_exportable() && self.request.level.includes(found) => {
                     self.request.types.insert(found);
                 }
+                // HAPI's words (rule B.5).
+                Some(found) if found.is_exportable() => self.unsupported(format!(
+                    "_type: Resource types [{found}] are invalid for this type of export, as they do not contain search \
+                     parameters that refer to patients."
+                )),
                 Some(_) => self.unsupported(
                     "_type: Bulk export of Binary resources is forbidden; the data of patients' documents comes \
                      with their DocumentReference."
@@ -174,12 +219,29 @@ impl Reader {
         }
     }
 
+    /// A list of references, or of ids.
+    fn patients(&mut self, value: &str) {
+        for reference in value.split(',').map(str::trim) {
+            let id = reference::patient_id(reference, self.terms.bases);
+            match id.or_else(|| reference::is_id(reference).then_some(reference)) {
+                Some(id) => {
+                    self.request.patients.insert(id.to_owned());
+                }
+                None => {
+                    let text =
+                        format!("patient: {} is no reference to a Patient, such as Patient/1.", shown(reference));
+                    self.invalid(IssueType::Value, text);
+                }
+            }
+        }
+    }
+
     fn instant(&mut self, name: &str, value: &str) -> Option<OffsetDateTime> {
         // A `+` that was not encoded arrives as a blank (rule L5).
         let repaired = value.trim().replace(' ', "+");
         let found = instant::parse(&repaired).or_else(|| {
             let start_of_day = instant::parse(&format!("{repaired}T00:00:00Z"));
-            start_of_day.filter(|_| self.lenient)
+            start_of_day.filter(|_| self.terms.lenient)
         });
         if found.is_none() {
             self.invalid(
@@ -260,7 +322,7 @@ impl Reader {
 
     /// What `handling=lenient` leaves out and otherwise refuses (rule B17).
     fn unsupported(&mut self, text: String) {
-        if self.lenient {
+        if self.terms.lenient {
             self.request.remarks.push(text);
         } else {
             self.invalid(IssueType::NotSupported, text);
@@ -272,9 +334,12 @@ impl Reader {
         self.issues.push(Issue { severity: Severity::Error, code, text });
     }
 
-    fn finish(mut self, granted: &TypeGrant) -> Result<ExportRequest, Refused> {
+    fn finish(mut self) -> Result<ExportRequest, Refused> {
+        let granted = self.terms.granted;
         if !self.types_given {
-            self.request.types = ResourceType::exportable().filter(|t| granted.allows(*t)).collect();
+            let level = &self.request.level;
+            let types = ResourceType::exportable().filter(|t| granted.allows(*t) && level.includes(*t));
+            self.request.types = types.collect();
         }
         self.resolve_elements();
         if let (Some(since), Some(until)) = (self.request.since, self.request.until)
@@ -297,7 +362,12 @@ impl Reader {
         if !self.issues.is_empty() {
             return Err(Refused::Invalid(self.issues));
         }
-        let forbidden: Vec<_> = self.request.types.iter().copied().filter(|wanted| !granted.allows(*wanted)).collect();
+        let mut needed = self.request.types.clone();
+        if matches!(self.request.level, Level::Group(_)) {
+            // Whoever gets what belongs to the members of a Group learns who they are (rule B15).
+            needed.insert(ResourceType::GROUP);
+        }
+        let forbidden: Vec<_> = needed.into_iter().filter(|needed| !granted.allows(*needed)).collect();
         if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden)) }
     }
 }
@@ -322,7 +392,12 @@ mod tests {
     use crate::fhir::parameters::from_query;
 
     fn read(query: &str, lenient: bool) -> Result<ExportRequest, Refused> {
-        ExportRequest::read("u".into(), &from_query(query), lenient, &TypeGrant::All)
+        read_at(Level::System, query, lenient)
+    }
+
+    fn read_at(level: Level, query: &str, lenient: bool) -> Result<ExportRequest, Refused> {
+        let terms = Terms { lenient, granted: &TypeGrant::All, bases: &PatientBases::default() };
+        ExportRequest::read("u".into(), level, &from_query(query), terms)
     }
 
     fn refused(query: &str) -> Vec<Issue> {
@@ -440,8 +515,33 @@ mod tests {
     #[test]
     fn types_are_limited_to_those_granted() {
         let granted = TypeGrant::Only([ResourceType::PATIENT].into());
-        let read = |query| ExportRequest::read("u".into(), &from_query(query), true, &granted);
-        assert_eq!(read("").unwrap().types.len(), 1);
-        assert_eq!(read("_type=Task,Patient"), Err(Refused::Forbidden(vec![ResourceType::parse("Task").unwrap()])));
+        let terms = Terms { lenient: true, granted: &granted, bases: &PatientBases::default() };
+        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query), terms);
+        assert_eq!(read(Level::System, "").unwrap().types.len(), 1);
+        let task = ResourceType::parse("Task").unwrap();
+        assert_eq!(read(Level::System, "_type=Task,Patient"), Err(Refused::Forbidden(vec![task])));
+        let group = Level::Group("g".into());
+        assert_eq!(read(group, "_type=Patient"), Err(Refused::Forbidden(vec![ResourceType::GROUP])));
+    }
+
+    // B3, G6
+    #[test]
+    fn patients_are_references_or_ids_listed_or_repeated() {
+        let query = "patient=Patient/a,b&patient=https://x/fhir/Patient/c/_history/2,%20Patient/a";
+        let request = read_at(Level::Patients, query, false).unwrap();
+        assert_eq!(request.patients.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
+        for bad in ["", "Group/a", "Patient/", "Patient/a,", "Patient%3Fidentifier=x"] {
+            assert!(read_at(Level::Patients, &format!("patient={bad}"), true).is_err(), "{bad}");
+        }
+    }
+
+    // B.5, G4, H4
+    #[test]
+    fn types_outside_the_compartment_are_refused_or_left_out() {
+        assert_eq!(read_at(Level::Patients, "", false).unwrap().types.len(), 66);
+        assert!(read_at(Level::Patients, "_type=Patient,Task", false).is_err());
+        let request = read_at(Level::Patients, "_type=Patient,Task", true).unwrap();
+        assert_eq!((request.types.len(), request.remarks.len()), (1, 1));
+        assert!(read_at(Level::Patients, "_type=Task", true).is_err());
     }
 }

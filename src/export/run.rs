@@ -50,8 +50,8 @@ async fn run_on(
     workers: &Workers,
     lease: &Lease,
 ) -> Result<(), Error> {
-    let slices = lease.slices()?;
     lease.name_sessions([reader, writer]).await?;
+    let slices = lease.slices(reader).await?;
     let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);

@@ -48,6 +48,11 @@ pub(crate) fn paths(resource_type: ResourceType) -> Option<&'static Path> {
     COMPARTMENT.get(&resource_type)
 }
 
+/// The types that are in it.
+pub(crate) fn types() -> impl Iterator<Item = ResourceType> {
+    COMPARTMENT.keys().copied()
+}
+
 fn compile(paths: &[&'static str]) -> Path {
     let mut root = Path::default();
     for path in paths {

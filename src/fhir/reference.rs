@@ -1,7 +1,9 @@
-//! Literal references to Patients: which Patient, if any, does `Reference.reference` point at? Rule H6.
+//! Literal references: what, and which Patient, if any, does `Reference.reference` point at? Rule H6.
 //!
 //! Fragments (`#x`), `urn:` references, conditional references (`Patient?identifier=..`) and references to other types
 //! point at no Patient. A version (`/_history/2`) is still a version of that Patient.
+
+use super::resource_type::ResourceType;
 
 /// The bases under which an absolute URL `<base>/Patient/<id>` means a Patient of this server. None given: every base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,15 +23,25 @@ impl PatientBases {
     }
 }
 
+/// The type and the id of what the literal reference points at, if that is here.
+pub(crate) fn target<'a>(reference: &'a str, bases: &PatientBases) -> Option<(&'a str, &'a str)> {
+    let (path, id) = without_version(reference)?.rsplit_once('/')?;
+    let (ours, resource_type) = match path.rsplit_once('/') {
+        Some((base, resource_type)) => (bases.accept(base), resource_type),
+        None => (true, path),
+    };
+    (ours && is_id(id)).then_some((resource_type, id))
+}
+
 /// The id of the Patient that the literal reference points at.
 pub(crate) fn patient_id<'a>(reference: &'a str, bases: &PatientBases) -> Option<&'a str> {
-    let (path, id) = without_version(reference)?.rsplit_once('/')?;
-    let base = path.strip_suffix("Patient")?;
-    let ours = match base.strip_suffix('/') {
-        Some(base) => bases.accept(base),
-        None => base.is_empty(),
-    };
-    (ours && is_id(id)).then_some(id)
+    target(reference, bases).filter(|(resource_type, _)| *resource_type == "Patient").map(|(_, id)| id)
+}
+
+/// The id in the relative literal reference to a resource of this type.
+pub(crate) fn relative_id(reference: &str, resource_type: ResourceType) -> Option<&str> {
+    let (found, id) = without_version(reference)?.split_once('/')?;
+    (found == resource_type.as_str() && is_id(id)).then_some(id)
 }
 
 /// Whether the text is a FHIR id: 1 to 64 letters, digits, `-` and `.`.
@@ -132,6 +144,15 @@ mod tests {
             ["https://a.example/Patient/1", "https://a.example/fhir/x/Patient/1", "http://b.example/Patient/1"]
         {
             assert_eq!(patient_id(reference, &ours), None, "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_relative_reference_names_its_type() {
+        let group = |reference| relative_id(reference, ResourceType::GROUP);
+        assert_eq!((group("Group/g"), group("Group/g/_history/2")), (Some("g"), Some("g")));
+        for other in ["Patient/g", "https://x/Group/g", "Group/", "Group", "Group/g/h", "#Group/g"] {
+            assert_eq!(group(other), None, "{other}");
         }
     }
 

@@ -19,6 +19,10 @@ pub struct ResourceType(&'static str);
 impl ResourceType {
     /// `Patient`.
     pub const PATIENT: Self = Self("Patient");
+    /// `Provenance`.
+    pub const PROVENANCE: Self = Self("Provenance");
+    /// `Group`.
+    pub const GROUP: Self = Self("Group");
 
     /// The type of exactly this (case-sensitive) name, if R4 has it.
     pub fn parse(name: &str) -> Option<Self> {

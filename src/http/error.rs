@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::limit::TooMany;
 use super::response::outcome_response;
 use crate::export::admission::NotAccepted;
+use crate::export::chosen::NotChosen;
 use crate::export::request::Refused;
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::identity;
@@ -122,6 +123,18 @@ impl From<NotAccepted> for ApiError {
                 let text = "The Idempotency-Key was used for another request, or when you had other rights. Send the \
                             very same request, or another key.";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, IssueType::BusinessRule, text)
+            }
+        }
+    }
+}
+
+impl From<NotChosen> for ApiError {
+    fn from(error: NotChosen) -> Self {
+        match error {
+            NotChosen::Database(error) => error.into(),
+            NotChosen::Gone(_) => Self::not_found(error.to_string()),
+            NotChosen::Unreadable(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, IssueType::Processing, error.to_string())
             }
         }
     }

@@ -1,11 +1,13 @@
-//! `[base]/$export`: checks the request, stores a job and answers 202. No work here grows with the data (rules B).
+//! `$export` at every level: checks the request, stores a job and answers 202 (rules B). No work here grows with the
+//! data, but that members listed of a Group are looked for in it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{RawQuery, State};
+use axum::extract::{FromRequestParts, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_LOCATION, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -15,30 +17,47 @@ use super::error::ApiError;
 use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
 use crate::export::admission::{KickOff, started_before, submit};
-use crate::export::request::ExportRequest;
+use crate::export::chosen::Chosen;
+use crate::export::level::Level;
+use crate::export::request::{ExportRequest, Terms};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters::{self, Parameter};
+use crate::fhir::reference::PatientBases;
 use crate::identity::Principal;
+
+/// The level of the URL.
+pub(super) struct At(Level);
+
+impl FromRequestParts<Arc<App>> for At {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, ApiError> {
+        let level = Level::at(parts.uri.path());
+        level.map(Self).ok_or_else(|| ApiError::not_found("There is no export at this URL."))
+    }
+}
 
 /// GET: the parameters are in the query.
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     Exporter(caller): Exporter,
+    At(level): At,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let parameters = parameters::from_query(query.as_deref().unwrap_or_default());
     let url = match query {
-        Some(query) if !query.is_empty() => format!("{}/$export?{query}", app.base),
-        _ => format!("{}/$export", app.base),
+        Some(query) if !query.is_empty() => format!("{}/{}?{query}", app.base, level.path()),
+        _ => format!("{}/{}", app.base, level.path()),
     };
-    kick_off(&app, &caller, &headers, url, &parameters).await
+    kick_off(&app, &caller, &headers, url, level, &parameters).await
 }
 
 /// POST: the parameters are in a Parameters resource; clients append formatting ones to the URL (rule A18).
 pub(super) async fn post(
     State(app): State<Arc<App>>,
     Exporter(caller): Exporter,
+    At(level): At,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Bytes,
@@ -46,8 +65,8 @@ pub(super) async fn post(
     parameters_in_json(&headers, &body)?;
     let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
     parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
-    let url = format!("{}/$export", app.base);
-    kick_off(&app, &caller, &headers, url, &parameters).await
+    let url = format!("{}/{}", app.base, level.path());
+    kick_off(&app, &caller, &headers, url, level, &parameters).await
 }
 
 /// A body must be JSON; no body needs no type.
@@ -68,18 +87,23 @@ async fn kick_off(
     caller: &Principal,
     headers: &HeaderMap,
     url: String,
+    level: Level,
     parameters: &[Parameter],
 ) -> Result<Response, ApiError> {
     let prefer = Prefer::read(headers);
     check_headers(headers, &prefer)?;
     let key = idempotency_key(headers)?;
-    let mut request = ExportRequest::read(url, parameters, prefer.lenient, &caller.types)?;
+    let bases = PatientBases::from(app.config.store.patient_bases.clone());
+    let terms = Terms { lenient: prefer.lenient, granted: &caller.types, bases: &bases };
+    let mut request = ExportRequest::read(url, level, parameters, terms)?;
     request.separate_status = prefer.separate_export_status;
+    request.new_members_full_history = app.config.group.new_members_full_history;
     let kick_off = KickOff { owner: &caller.owner, request: &request, key: key.as_deref() };
     // What has been started takes nothing, so nothing stands against saying so.
     let id = match started_before(&app.pool, &kick_off).await? {
         Some(id) => id,
         None => {
+            check_patients(app, &request, prefer.lenient).await?;
             check_readiness(app).await?;
             submit(&app.pool, &kick_off, &app.config.export).await?
         }
@@ -92,6 +116,27 @@ async fn kick_off(
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
+}
+
+/// Whether the Patient or the Group of the URL is there, and the Patients listed are, and are among them. Under lenient
+/// handling those that are not are left out when the export is planned (rule G6).
+async fn check_patients(app: &App, request: &ExportRequest, lenient: bool) -> Result<(), ApiError> {
+    if request.patients.is_empty() && matches!(request.level, Level::System | Level::Patients) {
+        return Ok(());
+    }
+    let mut connection = app.pool.acquire().await?;
+    if let Some(missing) = request.level.missing(&mut connection).await? {
+        return Err(ApiError::not_found(format!("There is no {missing}.")));
+    }
+    if lenient || request.patients.is_empty() {
+        return Ok(());
+    }
+    let Some(chosen) = Chosen::now(&mut connection, request).await? else { return Ok(()) };
+    match (chosen.unknown(), chosen.outside()) {
+        (Some(text), _) => Err(ApiError::not_found(text)),
+        (None, Some(text)) => Err(ApiError::invalid(text)),
+        (None, None) => Ok(()),
+    }
 }
 
 /// Whether this server can take another export.

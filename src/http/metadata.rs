@@ -15,12 +15,13 @@ use crate::fhir::resource_type::ResourceType;
 
 const BULK_DATA: &str = "http://hl7.org/fhir/uv/bulkdata";
 const EXPORT: &str = "-s-export";
+const PATIENT_EXPORT: &str = "Patient-it-export";
+const GROUP_EXPORT: &str = "Group-i-export";
 const POLL_STATUS: &str = "-s-export-poll-status";
 
 /// `[base]/metadata`; open to everybody, as FHIR wants it.
 pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> Response {
-    let cors = !app.config.http.cors_origins.is_empty();
-    fhir_response(StatusCode::OK, &statement(&app.base, app.authenticator.requires_token(), cors))
+    fhir_response(StatusCode::OK, &statement(&app))
 }
 
 /// `[base]/OperationDefinition/<id>`
@@ -30,23 +31,34 @@ pub(super) async fn operation_definition(
 ) -> Result<Response, ApiError> {
     let definition = match id.as_str() {
         EXPORT => export_definition(&app.base, app.config.wire.dialect()),
+        PATIENT_EXPORT => patient_export_definition(&app.base, app.config.wire.dialect()),
+        GROUP_EXPORT => group_export_definition(&app.base, app.config.wire.dialect()),
         POLL_STATUS => poll_status_definition(&app.base),
         _ => {
             return Err(ApiError::not_found(format!(
-                "There is no such OperationDefinition; there are {EXPORT} and {POLL_STATUS}."
+                "There is no such OperationDefinition; there are {EXPORT}, {PATIENT_EXPORT}, {GROUP_EXPORT} and \
+                 {POLL_STATUS}."
             )));
         }
     };
     Ok(fhir_response(StatusCode::OK, &definition))
 }
 
-fn statement(base: &str, secured: bool, cors: bool) -> Value {
+fn statement(app: &App) -> Value {
+    let (base, secured) = (&app.base, app.authenticator.requires_token());
+    let cors = !app.config.http.cors_origins.is_empty();
+    let new_members = if app.config.group.new_members_full_history {
+        "Who has joined a Group since then comes with everything."
+    } else {
+        "What is older of a patient who has joined a Group since then is had by an export without _since, with patient."
+    };
     let mut rest = json!({
         "mode": "server",
-        "documentation": "Bulk export of the whole system. Every export is the exact state of the data at its \
-            transactionTime; a client that passes it as the next _since misses and repeats nothing. _since does not \
-            tell that a resource has left a filter without being deleted.",
-        "resource": resources(),
+        "documentation": format!("Bulk export of the whole system, of all patients, of one or some, and of the members of \
+            a Group. Every export is the exact state of the data at its transactionTime; a client that passes it as the \
+            next _since misses and repeats nothing. _since does not tell that a resource has left a filter or a \
+            patient, nor that a patient has left a Group, without being deleted. {new_members}"),
+        "resource": resources(base),
         "operation": [
             { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/export") },
             { "name": "export", "definition": format!("{base}/OperationDefinition/{EXPORT}") },
@@ -81,7 +93,7 @@ fn statement(base: &str, secured: bool, cors: bool) -> Value {
 }
 
 /// Every type that an export may contain, and Binary, as which the files are read. There is no other read or search.
-fn resources() -> Vec<Value> {
+fn resources(base: &str) -> Vec<Value> {
     let binary = json!({
         "type": "Binary",
         "interaction": [{ "code": "read" }, { "code": "vread" }],
@@ -93,74 +105,138 @@ fn resources() -> Vec<Value> {
     ResourceType::exportable()
         .map(|resource_type| match resource_type.as_str() {
             "OperationDefinition" => definition.clone(),
+            "Patient" => exported_at(base, "Patient", "patient-export", PATIENT_EXPORT),
+            "Group" => exported_at(base, "Group", "group-export", GROUP_EXPORT),
             name => json!({ "type": name, "documentation": "Exported by the operation export." }),
         })
         .chain([binary])
         .collect()
 }
 
+/// A type at which exports start; `standard` is the HL7 guide's definition of that, `own` is ours.
+fn exported_at(base: &str, name: &str, standard: &str, own: &str) -> Value {
+    json!({
+        "type": name,
+        "documentation": "Exported by the operation export.",
+        "operation": [
+            { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
+            { "name": "export", "definition": format!("{base}/OperationDefinition/{own}") },
+        ],
+    })
+}
+
+/// A definition of an export; up to STU3 a kick-off may be a GET, so that it does not affect state (rule K27).
+fn kick_off(base: &str, dialect: Dialect, id: &str, title: &str, description: &str) -> Value {
+    let mut definition = operation(base, id, "export", title, description);
+    definition["affectsState"] = json!(dialect == Dialect::Stu4);
+    definition
+}
+
 fn export_definition(base: &str, dialect: Dialect) -> Value {
-    let mut definition = operation(
+    let mut definition = kick_off(
         base,
+        dialect,
         EXPORT,
-        "export",
         "FHIR Bulk Data System Level Export",
         "Starts an export of all resources the caller may have. Needs the header Prefer: respond-async; answers 202 \
          with the poll URL in Content-Location. With Prefer: respond-async, separate-export-status polls answer 200 and \
          say in X-Export-Status how the export stands. Sent again with the same Idempotency-Key, it starts nothing new.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export");
-    // Up to STU3 a kick-off may be a GET, so that it does not (rule K27).
-    definition["affectsState"] = json!(dialect == Dialect::Stu4);
-    definition["parameter"] = json!([
+    definition["parameter"] = Value::Array(export_parameters());
+    definition
+}
+
+fn patient_export_definition(base: &str, dialect: Dialect) -> Value {
+    let mut definition = kick_off(
+        base,
+        dialect,
+        PATIENT_EXPORT,
+        "FHIR Bulk Data Patient Level Export",
+        "As at system level, of what is in the Patient compartment: of all patients, of the one in the URL, or of \
+         those given as patient. A Provenance is there with what it is about.",
+    );
+    definition["system"] = json!(false);
+    definition["type"] = json!(true);
+    definition["instance"] = json!(true);
+    definition["resource"] = json!(["Patient"]);
+    definition["parameter"] = patient_parameters();
+    definition
+}
+
+fn group_export_definition(base: &str, dialect: Dialect) -> Value {
+    let mut definition = kick_off(
+        base,
+        dialect,
+        GROUP_EXPORT,
+        "FHIR Bulk Data Group Level Export",
+        "As at patient level, of the patients who are members at the transaction time: active ones, in their period, \
+         also those of Groups that are members.",
+    );
+    definition["system"] = json!(false);
+    definition["instance"] = json!(true);
+    definition["resource"] = json!(["Group"]);
+    definition["parameter"] = patient_parameters();
+    definition
+}
+
+fn patient_parameters() -> Value {
+    let mut parameters = export_parameters();
+    let patient =
+        parameter("patient", "Reference", "*", "Only these Patients; in a URL also a list, Patient/1,Patient/2.");
+    parameters.push(patient);
+    Value::Array(parameters)
+}
+
+fn export_parameters() -> Vec<Value> {
+    vec![
         parameter(
             "_outputFormat",
             "string",
             "1",
-            "application/fhir+ndjson (the default), application/ndjson or ndjson."
+            "application/fhir+ndjson (the default), application/ndjson or ndjson.",
         ),
         parameter("_type", "string", "*", "Comma-separated resource types; absent: all the caller may have."),
         parameter(
             "_since",
             "instant",
             "1",
-            "Only resources whose meta.lastUpdated is later; deletions come in `deleted`."
+            "Only resources whose meta.lastUpdated is later; deletions come in `deleted`.",
         ),
         parameter(
             "_until",
             "instant",
             "1",
             "Only resources whose meta.lastUpdated is earlier. Not a look into the past: \
-            a resource changed again since is left out."
+            a resource changed again since is left out.",
         ),
         parameter(
             "_elements",
             "string",
             "*",
             "Comma-separated elements at the root of a resource, `element` or `Type.element`; mandatory ones come \
-            besides. What is cut has the tag SUBSETTED."
+            besides. What is cut has the tag SUBSETTED.",
         ),
         parameter(
             "_exportId",
             "string",
             "1",
-            "The client's own name for the export; stands in meta.extension of the files."
+            "The client's own name for the export; stands in meta.extension of the files.",
         ),
         parameter(
             "_minimumFileSize",
             "positiveInt",
             "1",
-            "Bytes of NDJSON that a file should have. A type of which there is less has a smaller file."
+            "Bytes of NDJSON that a file should have. A type of which there is less has a smaller file.",
         ),
         parameter(
             "_maximumFileSize",
             "positiveInt",
             "1",
             "Bytes of NDJSON that a file may have, a MiB at least. A resource that is longer by itself is alone in its \
-            file, and an outcome says so."
+            file, and an outcome says so.",
         ),
-    ]);
-    definition
+    ]
 }
 
 fn poll_status_definition(base: &str) -> Value {

@@ -43,6 +43,7 @@ pub struct Resource {
     rest: String,
     patients: Vec<String>,
     mentions: Vec<String>,
+    targets: Option<Vec<String>>,
 }
 
 impl Resource {
@@ -60,8 +61,8 @@ impl Resource {
         let meta = meta(members.get("meta"))?;
         let rest = members.without(&["resourceType", "id", "meta"]);
         let found = patients::find(resource_type, &id, &meta, &rest, bases);
-        let (patients, mentions) = (found.compartment, found.mentions);
-        Ok(Self { resource_type, id, meta, rest, patients, mentions })
+        let (patients, mentions, targets) = (found.compartment, found.mentions, found.targets);
+        Ok(Self { resource_type, id, meta, rest, patients, mentions, targets })
     }
 
     /// The canonical JSON text of this resource as this version, last updated at this instant.
@@ -112,6 +113,11 @@ impl Resource {
     /// The ids of all Patients it refers to anywhere, and those in [`Self::patients`], sorted, each once.
     pub fn mentions(&self) -> &[String] {
         &self.mentions
+    }
+
+    /// Of a Provenance what it is about, as `Type/id`, sorted, each once (rule H10).
+    pub fn targets(&self) -> Option<&[String]> {
+        self.targets.as_deref()
     }
 }
 

@@ -40,6 +40,16 @@ pub(super) async fn date_versions(transaction: &mut PgConnection) -> Result<Offs
     .await
 }
 
+/// The present, for questions whose answer is not kept. A version may be dated a little later than the clock.
+pub(crate) async fn present(connection: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- resource.clock.present
+        select clock_timestamp() + interval '1 second' as "at!""#
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Takes a transaction time in a transaction of its own: it holds until the given one is committed. Waits for the
 /// writers under way; new ones wait for it, at first a tenth of a second at most.
 pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {

@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use futures_util::stream::BoxStream;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
+use super::cohort::Access;
 use crate::fhir::resource_type::ResourceType;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
@@ -29,6 +30,7 @@ pub(crate) struct Slice {
     pub(crate) resource_type: ResourceType,
     pub(crate) keys: Range<i64>,
     pub(crate) window: Window,
+    pub(crate) access: Access,
 }
 
 impl Slice {
@@ -75,8 +77,8 @@ impl Slice {
     }
 
     fn push_rows(&self, query: &mut QueryBuilder<Postgres>, deleted: bool) {
-        query.push(" from resource where ");
-        push_conditions(query, self.resource_type, self.window, deleted);
+        self.access.of(self.resource_type).push_rows(query, self.resource_type, self.window.at);
+        push_conditions(query, self.resource_type, self.window, self.access, deleted);
         query.push(" and key >= ").push_bind(self.keys.start);
         query.push(" and key < ").push_bind(self.keys.end);
     }
@@ -92,23 +94,46 @@ pub(crate) struct Piece {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The state at an instant, as one predicate.
+/// The state at an instant, as one predicate that goes on from others.
 pub(super) fn push_conditions(
     query: &mut QueryBuilder<Postgres>,
     resource_type: ResourceType,
     window: Window,
+    access: Access,
     deleted: bool,
 ) {
-    query.push("resource_type = ").push_bind(resource_type.as_str());
+    query.push(" and resource_type = ").push_bind(resource_type.as_str());
     query.push(" and last_updated <= ").push_bind(window.at);
     query.push(" and superseded_at > ").push_bind(window.at);
     query.push(if deleted { " and deleted" } else { " and not deleted" });
     if let Some(since) = window.since {
-        query.push(" and last_updated > ").push_bind(since);
+        // Nobody has ever been told of what a new member has not got any more.
+        let access = if deleted { Access::Everything } else { access };
+        access.push_since(query, resource_type, window.at, since);
     }
     if let Some(until) = window.until {
         query.push(" and last_updated < ").push_bind(until);
     }
+}
+
+/// Those of these ids under which no resource of this type is there now.
+pub(crate) async fn unknown(
+    executor: impl PgExecutor<'_>,
+    resource_type: ResourceType,
+    ids: &[&str],
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- resource.read.unknown
+        select wanted as "wanted!" from unnest($2::text[]) as wanted
+        where not exists (
+            select from resource
+            where resource_type = $1 and id = wanted and superseded_at = 'infinity' and not deleted
+        )"#,
+        resource_type.as_str(),
+        ids as &[&str]
+    )
+    .fetch_all(executor)
+    .await
 }
 
 /// The partition of a type; made of an R4 type name, so it needs no quotes.

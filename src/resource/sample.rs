@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use sqlx::{PgConnection, QueryBuilder, Row};
 
+use super::cohort::Access;
 use super::read::{Window, partition, push_conditions};
 use crate::fhir::resource_type::ResourceType;
 
@@ -50,19 +51,18 @@ impl Sample {
         resource_type: ResourceType,
         pages: i64,
         window: Window,
+        access: Access,
     ) -> Result<Self, sqlx::Error> {
         let pages = to_f64(pages);
         let share = ((pages * SHARE).clamp(PAGES.start, PAGES.end) / pages).min(1.0);
-        let mut query = QueryBuilder::new(
-            "-- resource.sample.take\nselect key, octet_length(body)::bigint from resource tablesample system (",
-        );
-        query.push_bind(share * 100.0).push(") where ");
-        push_conditions(&mut query, resource_type, window, false);
+        let mut query = QueryBuilder::new("-- resource.sample.take\nselect key, octet_length(body)::bigint");
+        let weight = access.of(resource_type).push_sample(&mut query, resource_type, window.at, share);
+        push_conditions(&mut query, resource_type, window, access, false);
         query.push(" order by key");
         let rows = query.build().persistent(false).fetch_all(connection).await?;
         let rows =
             rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?;
-        Ok(Self { rows, weight: 1.0 / share })
+        Ok(Self { rows, weight })
     }
 
     /// How many resources there are, about.

@@ -137,6 +137,7 @@ struct Current {
     body: Option<String>,
     patients: Vec<String>,
     mentions: Vec<String>,
+    targets: Option<Vec<String>>,
 }
 
 /// The rows to insert, column by column.
@@ -148,6 +149,7 @@ struct Rows<'a> {
     bodies: Vec<Option<String>>,
     patients: Vec<String>,
     mentions: Vec<String>,
+    targets: Vec<Option<String>>,
 }
 
 impl<'a> Rows<'a> {
@@ -159,6 +161,7 @@ impl<'a> Rows<'a> {
         // Ids have no blanks, so a list of them travels as one text: arrays of arrays cannot be unnested.
         self.patients.push(content.patients.join(" "));
         self.mentions.push(content.mentions.join(" "));
+        self.targets.push(content.targets.map(|targets| targets.join(" ")));
     }
 }
 
@@ -168,6 +171,7 @@ struct Content<'a> {
     body: Option<String>,
     patients: &'a [String],
     mentions: &'a [String],
+    targets: Option<&'a [String]>,
 }
 
 impl<'a> Content<'a> {
@@ -176,12 +180,18 @@ impl<'a> Content<'a> {
             body: Some(resource.body(version_id, updated)),
             patients: resource.patients(),
             mentions: resource.mentions(),
+            targets: resource.targets(),
         }
     }
 
-    /// A tombstone belongs to the patients of the version it ends.
+    /// A tombstone belongs to the patients of the version it ends, and is about the same.
     fn tombstone_of(current: &'a Current) -> Self {
-        Self { body: None, patients: &current.patients, mentions: &current.mentions }
+        Self {
+            body: None,
+            patients: &current.patients,
+            mentions: &current.mentions,
+            targets: current.targets.as_deref(),
+        }
     }
 }
 
@@ -282,7 +292,8 @@ async fn lock_current(
     sqlx::query_as!(
         Current,
         r#"-- resource.write.current
-        select key, id, version_id, last_updated, body, patients, mentions
+        select key, id, version_id, last_updated, body, patients, mentions,
+            case when resource_type = 'Provenance' then coalesce(targets, provenance_targets(body)) end as targets
         from resource
         where resource_type = $1 and id = any($2) and superseded_at = 'infinity'
         order by id
@@ -350,11 +361,11 @@ async fn insert(
     }
     sqlx::query_scalar!(
         "-- resource.write.insert
-        insert into resource (resource_type, id, version_id, last_updated, deleted, body, patients, mentions)
+        insert into resource (resource_type, id, version_id, last_updated, deleted, body, patients, mentions, targets)
         select $1, id, version_id, last_updated, body is null, body,
-            string_to_array(patients, ' '), string_to_array(mentions, ' ')
-        from unnest($2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[])
-            as row (id, version_id, last_updated, body, patients, mentions)
+            string_to_array(patients, ' '), string_to_array(mentions, ' '), string_to_array(targets, ' ')
+        from unnest($2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[])
+            as row (id, version_id, last_updated, body, patients, mentions, targets)
         on conflict (resource_type, id) where superseded_at = 'infinity' do nothing
         returning id",
         resource_type.as_str(),
@@ -363,7 +374,8 @@ async fn insert(
         &rows.updated,
         &rows.bodies as &[Option<String>],
         &rows.patients,
-        &rows.mentions
+        &rows.mentions,
+        &rows.targets as &[Option<String>]
     )
     .fetch_all(connection)
     .await

@@ -27,6 +27,10 @@ async fn the_capability_statement_names_what_there_is() {
     assert!(operations.contains(&("export", "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export".into())));
     assert!(operations.contains(&("export", local("-s-export"))));
     assert!(operations.contains(&("export-poll-status", local("-s-export-poll-status"))));
+    for (name, id) in [("Patient", "Patient-it-export"), ("Group", "Group-i-export")] {
+        let of_type = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == name).unwrap();
+        assert_eq!(of_type["operation"][1]["definition"], local(id));
+    }
     let types: Vec<_> =
         rest["resource"].as_array().unwrap().iter().map(|resource| resource["type"].as_str().unwrap()).collect();
     assert_eq!(types.len(), 146);
@@ -62,6 +66,14 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
     assert_eq!(names, values.map(|(name, _)| name));
     for (name, value) in values {
         anybody.kick_off(&format!("?{name}={value}")).await.completed().await;
+    }
+    for (id, is_type) in [("Patient-it-export", true), ("Group-i-export", false)] {
+        let export = definition(id).await;
+        assert_eq!(
+            (&export["system"], &export["type"], &export["instance"]),
+            (&false.into(), &is_type.into(), &true.into())
+        );
+        assert_eq!(export["parameter"].as_array().unwrap().last().unwrap()["name"], "patient");
     }
     let poll = definition("-s-export-poll-status").await;
     assert_eq!(poll["parameter"][0]["name"], "_jobId");

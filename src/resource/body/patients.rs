@@ -18,17 +18,20 @@ pub(super) struct Found {
     pub(super) compartment: Vec<String>,
     /// Those it refers to at all, and those in whose compartment it is.
     pub(super) mentions: Vec<String>,
+    /// Of a Provenance: what it is about, as `Type/id` (rule H10).
+    pub(super) targets: Option<Vec<String>>,
 }
 
 /// Finds them in a resource taken apart: `meta` and `rest` are minified members without braces.
 pub(super) fn find(resource_type: ResourceType, id: &str, meta: &str, rest: &str, bases: &PatientBases) -> Found {
-    let mut found = Found::default();
+    let targets = (resource_type == ResourceType::PROVENANCE).then(Vec::new);
+    let mut found = Found { targets, ..Found::default() };
     if resource_type == ResourceType::PATIENT {
         found.add(id, true);
     }
     found.walk(meta, None, bases);
     found.walk(rest, compartment::paths(resource_type), bases);
-    for ids in [&mut found.compartment, &mut found.mentions] {
+    for ids in [&mut found.compartment, &mut found.mentions].into_iter().chain(&mut found.targets) {
         ids.sort_unstable();
         ids.dedup();
     }
@@ -44,16 +47,21 @@ impl Found {
     }
 
     fn walk(&mut self, members: &str, root: Option<&'static Path>, bases: &PatientBases) {
-        if !may_name_a_patient(members) {
+        if self.targets.is_none() && !may_name_a_patient(members) {
             return;
         }
         let mut place = Place::at(root);
         for token in Tokens::of(members) {
             if let Some(literal) = place.advance(token)
                 && let Some(literal) = scan::decode(literal)
-                && let Some(id) = reference::patient_id(&literal, bases)
+                && let Some((resource_type, id)) = reference::target(&literal, bases)
             {
-                self.add(id, place.is_reference());
+                if resource_type == ResourceType::PATIENT.as_str() {
+                    self.add(id, place.is_reference());
+                }
+                if let Some(targets) = self.targets.as_mut().filter(|_| place.is_reference()) {
+                    targets.push(format!("{resource_type}/{id}"));
+                }
             }
         }
     }

@@ -44,12 +44,22 @@ impl Caller {
 
     /// A kick-off by GET with the headers a client sends; `query` begins with `?` or is empty.
     pub fn export(&self, query: &str) -> RequestBuilder {
-        self.get(&format!("/$export{query}")).header("accept", FHIR_JSON).header("prefer", "respond-async")
+        self.export_at(&format!("/$export{query}"))
+    }
+
+    /// A kick-off by GET at any level.
+    pub fn export_at(&self, path: &str) -> RequestBuilder {
+        self.get(path).header("accept", FHIR_JSON).header("prefer", "respond-async")
     }
 
     /// A kick-off by POST.
     pub fn export_by_post(&self, parameters: &str) -> RequestBuilder {
-        self.request(Method::POST, "/$export")
+        self.export_by_post_at("/$export", parameters)
+    }
+
+    /// A kick-off by POST at any level.
+    pub fn export_by_post_at(&self, path: &str, parameters: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
             .header("accept", FHIR_JSON)
             .header("prefer", "respond-async")
             .header("content-type", FHIR_JSON)

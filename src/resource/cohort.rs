@@ -1,0 +1,303 @@
+//! Whose resources an export reads: everybody's, those of any patient, or those of the patients frozen for it in
+//! `export_patient`; and the SQL that picks them (rules H1 to H3, H9, H10).
+
+use std::collections::BTreeSet;
+
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::index;
+use super::read::partition;
+use crate::fhir::compartment;
+use crate::fhir::resource_type::ResourceType;
+
+/// Up to so many patients are looked up one by one …
+const FEW: i64 = 100;
+/// … and so is a larger set that is at most this share of all: past it, it costs less to read a type from end to end.
+const SHARE: i64 = 10;
+/// Provenances are looked up by what belongs to a patient: as many look-ups for each, about.
+const RESOURCES_OF_A_PATIENT: i64 = 100;
+/// What a Provenance is about; older versions have it in their body only. The same text as in its index.
+const TARGETS: &str = "coalesce(resource.targets, provenance_targets(resource.body))";
+
+/// Whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cohort {
+    Everything,
+    /// What is in the compartment of any Patient.
+    AnyPatient,
+    /// What is in the compartment of a Patient frozen for this job.
+    Frozen(Uuid),
+}
+
+/// How to get at it. What comes out is the same, whichever way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Everything,
+    AnyPatient,
+    /// Every row is asked whether it belongs to one of the patients.
+    Scan(Frozen),
+    /// Every one of the patients is asked for its rows.
+    ByPatient(Frozen),
+}
+
+/// The patients frozen for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    job: Uuid,
+    count: i64,
+    /// Whether some of them come with their whole history, whatever `_since` says.
+    has_new: bool,
+    /// Whether Provenances are better looked up than all read.
+    has_few_provenances: bool,
+}
+
+/// Freezes these Patients for a job; the new ones among them come with their whole history.
+pub(crate) async fn freeze(
+    connection: &mut PgConnection,
+    job: Uuid,
+    patients: &BTreeSet<String>,
+    new: &BTreeSet<String>,
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<&str> = patients.iter().map(String::as_str).collect();
+    let is_new: Vec<bool> = patients.iter().map(|id| new.contains(id)).collect();
+    sqlx::query!(
+        "-- resource.cohort.freeze
+        insert into export_patient (job_id, patient_id, is_new)
+        select $1, patient.id, patient.is_new from unnest($2::text[], $3::bool[]) as patient (id, is_new)",
+        job,
+        &ids as &[&str],
+        &is_new
+    )
+    .execute(&mut *connection)
+    .await?;
+    if ids.len() > usize::try_from(FEW).unwrap_or_default() {
+        // Whether it is joined well hangs on what Postgres believes of its size.
+        sqlx::query("-- resource.cohort.analyze\nanalyze export_patient").execute(connection).await?;
+    }
+    Ok(())
+}
+
+impl Cohort {
+    /// The cheapest way to it: in proportion to what comes out.
+    pub(crate) async fn access(self, connection: &mut PgConnection) -> Result<Access, sqlx::Error> {
+        let job = match self {
+            Self::Everything => return Ok(Access::Everything),
+            Self::AnyPatient => return Ok(Access::AnyPatient),
+            Self::Frozen(job) => job,
+        };
+        let size = sqlx::query!(
+            r#"-- resource.cohort.size
+            select count(*) as "count!", coalesce(bool_or(is_new), false) as "has_new!",
+                (select reltuples from pg_class where oid = $2::text::regclass)::bigint as "patients!",
+                (select reltuples from pg_class where oid = $3::text::regclass)::bigint as "provenances!"
+            from export_patient where job_id = $1"#,
+            job,
+            partition(ResourceType::PATIENT),
+            partition(ResourceType::PROVENANCE)
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let is_few = |share: i64, of: i64| size.count <= FEW || size.count.saturating_mul(share) <= of;
+        let frozen = Frozen {
+            job,
+            count: size.count,
+            has_new: size.has_new,
+            has_few_provenances: is_few(RESOURCES_OF_A_PATIENT, size.provenances),
+        };
+        let by_patient = size.count == 0 || (is_few(SHARE, size.patients) && index::are_complete(connection).await?);
+        Ok(if by_patient { Access::ByPatient(frozen) } else { Access::Scan(frozen) })
+    }
+}
+
+impl Access {
+    /// The way to the rows of this type.
+    pub(super) fn of(self, resource_type: ResourceType) -> Self {
+        match self {
+            Self::ByPatient(frozen) if resource_type == ResourceType::PROVENANCE && !frozen.has_few_provenances => {
+                Self::Scan(frozen)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether nobody is asked for.
+    pub(crate) fn is_empty(self) -> bool {
+        matches!(self, Self::ByPatient(Frozen { count: 0, .. }))
+    }
+
+    /// In how many ranges of keys a type may be cut: a patient's rows lie anywhere, so each range looks at them all.
+    pub(crate) fn most_ranges(self) -> i64 {
+        if matches!(self, Self::ByPatient(..)) { 4 } else { i64::MAX }
+    }
+
+    /// ` from … where …` of the rows of a type, as `resource`, up to a condition to which more can be added.
+    pub(super) fn push_rows(self, query: &mut QueryBuilder<Postgres>, resource_type: ResourceType, at: OffsetDateTime) {
+        match self {
+            Self::Everything | Self::AnyPatient | Self::Scan(_) => {
+                query.push(" from resource");
+                self.push_belonging(query, resource_type, at);
+            }
+            Self::ByPatient(frozen) => frozen.push_rows_by_patient(query, resource_type, at, None),
+        }
+    }
+
+    /// The same for a sample; gives how many rows one in it stands for. `share` of the pages, or some of the patients.
+    pub(super) fn push_sample(
+        self,
+        query: &mut QueryBuilder<Postgres>,
+        resource_type: ResourceType,
+        at: OffsetDateTime,
+        share: f64,
+    ) -> f64 {
+        if let Self::ByPatient(frozen) = self {
+            frozen.push_rows_by_patient(query, resource_type, at, Some(FEW));
+            return f64::from(i32::try_from((frozen.count / FEW).max(1)).unwrap_or(i32::MAX));
+        }
+        query.push(" from resource tablesample system (").push_bind(share * 100.0).push(")");
+        self.push_belonging(query, resource_type, at);
+        1.0 / share
+    }
+
+    /// Which rows of the table belong to whom it is about.
+    fn push_belonging(self, query: &mut QueryBuilder<Postgres>, resource_type: ResourceType, at: OffsetDateTime) {
+        match self {
+            Self::Everything => {
+                query.push(" where true");
+            }
+            // Nearly all have one patient: for them it is a join, which costs less than to look up every row.
+            Self::Scan(frozen) | Self::ByPatient(frozen) if resource_type != ResourceType::PROVENANCE => {
+                query.push(" left join export_patient as member on member.job_id = ").push_bind(frozen.job);
+                query.push(" and member.patient_id = patients[1] where (member.patient_id is not null");
+                query.push(" or (cardinality(patients) > 1 and ");
+                self.push_has_member(query, "patients", Which::All);
+                query.push("))");
+            }
+            Self::AnyPatient | Self::Scan(_) | Self::ByPatient(_) => {
+                query.push(" where ");
+                self.push_is_of(query, resource_type, at, Which::All);
+            }
+        }
+    }
+
+    /// Adds that the row is later than `_since`, or belongs to a patient who is new since then.
+    pub(super) fn push_since(
+        self,
+        query: &mut QueryBuilder<Postgres>,
+        resource_type: ResourceType,
+        at: OffsetDateTime,
+        since: OffsetDateTime,
+    ) {
+        query.push(" and (last_updated > ").push_bind(since);
+        if let Self::Scan(Frozen { has_new: true, .. }) | Self::ByPatient(Frozen { has_new: true, .. }) = self {
+            query.push(" or ");
+            self.push_is_of(query, resource_type, at, Which::New);
+        }
+        query.push(")");
+    }
+
+    /// Whether the row belongs to one of them; a Provenance does by what it is about, too.
+    fn push_is_of(
+        self,
+        query: &mut QueryBuilder<Postgres>,
+        resource_type: ResourceType,
+        at: OffsetDateTime,
+        which: Which,
+    ) {
+        query.push("(");
+        self.push_has_member(query, "resource.patients", which);
+        if resource_type == ResourceType::PROVENANCE {
+            self.push_target_has_member(query, at, which);
+        }
+        query.push(")");
+    }
+
+    fn push_has_member(self, query: &mut QueryBuilder<Postgres>, patients: &str, which: Which) {
+        match self {
+            Self::Everything => query.push("true"),
+            Self::AnyPatient => query.push(format_args!("{patients} <> '{{}}'")),
+            Self::Scan(frozen) | Self::ByPatient(frozen) => {
+                query.push(format_args!("exists (select from unnest({patients}) as patient (id) cross join lateral "));
+                // `offset 0` keeps Postgres from making a join of it, for which it would have to guess the set's size.
+                query.push("(select from export_patient where job_id = ").push_bind(frozen.job);
+                query.push(" and patient_id = patient.id");
+                query.push(if which == Which::New { " and is_new" } else { "" }).push(" offset 0) as member)")
+            }
+        };
+    }
+
+    /// Or whether something it is about belonged to one of them at this instant, or did when it was deleted.
+    fn push_target_has_member(self, query: &mut QueryBuilder<Postgres>, at: OffsetDateTime, which: Which) {
+        query.push(format_args!(" or exists (select from unnest({TARGETS}) as target (named) cross join lateral ("));
+        query.push("select case when now.last_updated <= ").push_bind(at);
+        query.push(" then now.patients else (select past.patients from resource as past ");
+        query.push("where past.resource_type = now.resource_type and past.id = now.id and past.last_updated <= ");
+        query.push_bind(at).push(" and past.superseded_at > ").push_bind(at);
+        query.push(" and past.superseded_at < 'infinity') end as patients from resource as now ");
+        query.push("where now.resource_type = split_part(target.named, '/', 1) ");
+        query.push("and now.id = split_part(target.named, '/', 2) ");
+        query.push("and now.superseded_at = 'infinity' offset 0) as version where ");
+        self.push_has_member(query, "version.patients", which);
+        query.push(")");
+    }
+}
+
+/// Which of the patients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    New,
+}
+
+impl Frozen {
+    /// Each patient's rows by an index: all of them, whatever else is asked, so that Postgres has no choice to get wrong.
+    /// `most` patients, if given.
+    fn push_rows_by_patient(
+        self,
+        query: &mut QueryBuilder<Postgres>,
+        resource_type: ResourceType,
+        at: OffsetDateTime,
+        most: Option<i64>,
+    ) {
+        if resource_type == ResourceType::PROVENANCE {
+            return self.push_provenances_by_patient(query, at, most);
+        }
+        query.push(" from ");
+        self.push_members(query, most);
+        query.push(" cross join lateral (select * from resource where resource_type = ");
+        query.push_bind(resource_type.as_str());
+        query.push(" and patients @> array[member.patient_id collate \"default\"] offset 0) as resource ");
+        // A row of several patients comes with the first of them.
+        query.push("where (cardinality(patients) = 1 or member.patient_id = (select min(other.patient_id) ");
+        query.push("from export_patient as other ");
+        query.push("where other.job_id = member.job_id and other.patient_id = any(patients)))");
+    }
+
+    /// Those about a patient, and those about what belonged to one at this instant; each once.
+    fn push_provenances_by_patient(self, query: &mut QueryBuilder<Postgres>, at: OffsetDateTime, most: Option<i64>) {
+        let provenance = ResourceType::PROVENANCE.as_str();
+        query.push(" from (select distinct found.key as of from ");
+        self.push_members(query, most);
+        query.push(" cross join lateral (select key from resource where resource_type = ").push_bind(provenance);
+        query.push(" and patients @> array[member.patient_id collate \"default\"] union all select about.key from ");
+        query.push("(select resource_type || '/' || id as named from resource where resource_type = any(");
+        query.push_bind(compartment::types().map(ResourceType::as_str).collect::<Vec<_>>());
+        query.push(") and patients @> array[member.patient_id collate \"default\"] and last_updated <= ");
+        query.push_bind(at).push(" and superseded_at > ").push_bind(at).push(" offset 0) as owned cross join lateral ");
+        query.push("(select key from resource where resource_type = ").push_bind(provenance);
+        query.push(format_args!(
+            " and {TARGETS} @> array[owned.named] offset 0) as about) as found offset 0) as about "
+        ));
+        query.push("cross join lateral (select * from resource where resource_type = ").push_bind(provenance);
+        query.push(" and key = about.of offset 0) as resource where true");
+    }
+
+    fn push_members(self, query: &mut QueryBuilder<Postgres>, most: Option<i64>) {
+        query.push("(select job_id, patient_id from export_patient where job_id = ").push_bind(self.job);
+        if let Some(most) = most {
+            query.push(" order by md5(patient_id) limit ").push_bind(most);
+        }
+        query.push(") as member");
+    }
+}
