@@ -76,8 +76,8 @@ pub(crate) enum Unwritten {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// The file, if it is this owner's and its job is completed and not expired. A foreign file and one that never was
-/// look the same (rule F15).
+/// The file, if it is this owner's, and its job is completed and not expired, or runs and a client was told of the file
+/// (rule C11). A foreign file and one that never was look the same (rule F15).
 pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<Option<Binary>, sqlx::Error> {
     // No id has anything else; and a NUL, which no text in Postgres may hold, would be its error.
     if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -98,7 +98,7 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
             join export_job as job on job.id = file.job_id
             left join binary_volume as volume on volume.job_id = file.job_id
         where file.id = $1 and owner_issuer = $2 and owner_subject = $3
-            and state = 'completed' and expires_at > clock_timestamp()"#,
+            and (state = 'completed' and expires_at > clock_timestamp() or state = 'running' and page is not null)"#,
         id,
         owner.issuer,
         owner.subject
@@ -137,23 +137,37 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
     .await
 }
 
-/// The files of a completed job, in the order of the manifest: all of them, or none if the job has expired and its files
-/// are going. One statement, so that it sees one moment.
-pub(crate) async fn list_whole(pool: &PgPool, job: Uuid) -> Result<Option<Vec<Listed>>, sqlx::Error> {
+/// A page of the manifest.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) files: Vec<Listed>,
+    /// Whether there are files for the page after it.
+    pub(crate) has_next: bool,
+}
+
+/// The files on a page of the manifest, in its order. While the job runs there are the pages that are closed; once it
+/// is completed, one more of the files that are on none of these, if there are such or it is the first. There is none
+/// if the job has ended otherwise, or has expired and its files are going. One statement, so that it sees one moment.
+pub(crate) async fn list_page(pool: &PgPool, job: Uuid, page: i32) -> Result<Option<Page>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"-- binary.list_whole
+        r#"-- binary.list_page
         select file.id as "id?", kind as "kind?", resource_type as "resource_type?", resources as "resources?",
-            bytes as "bytes?", sha256 as "sha256?"
-        from export_job as job left join binary_file as file on file.job_id = job.id
-        where job.id = $1 and state = 'completed' and expires_at > clock_timestamp()
+            bytes as "bytes?", sha256 as "sha256?",
+            exists (
+                select from binary_file as later where later.job_id = job.id and coalesce(later.page, pages + 1) = $2 + 1
+            ) as "has_next!"
+        from export_job as job
+            left join binary_file as file on file.job_id = job.id and coalesce(file.page, pages + 1) = $2
+        where job.id = $1
+            and (state = 'running' and $2 <= pages or state = 'completed' and expires_at > clock_timestamp())
+            and (file.id is not null or $2 = 1)
         order by part, ordinal"#,
-        job
+        job,
+        page
     )
     .fetch_all(pool)
     .await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
+    let Some(has_next) = rows.first().map(|row| row.has_next) else { return Ok(None) };
     // Without files there is one row, of the job alone.
     let files = rows.into_iter().filter_map(|row| {
         Some(Listed {
@@ -165,7 +179,7 @@ pub(crate) async fn list_whole(pool: &PgPool, job: Uuid) -> Result<Option<Vec<Li
             sha256: row.sha256?,
         })
     });
-    Ok(Some(files.collect()))
+    Ok(Some(Page { files: files.collect(), has_next }))
 }
 
 /// How many resources the files of each part hold, by part and kind.

@@ -4,7 +4,7 @@
 //! | job state | what it means | next |
 //! |---|---|---|
 //! | accepted | waits to be planned | running, completed (nothing to export), failed, cancelled |
-//! | running | its parts are there; workers take them | completed, failed, cancelled |
+//! | running | its parts are there; workers take them; files on a page can be had | completed, failed, cancelled |
 //! | completed | the manifest and its files can be had | – |
 //! | failed | it says why; no files | – |
 //! | cancelled | by its owner or the operator; no files | – |
@@ -27,6 +27,7 @@ pub(crate) mod job;
 mod lease;
 pub(crate) mod level;
 pub(crate) mod manifest;
+pub(crate) mod page;
 pub(crate) mod part;
 mod plan;
 mod remark;

@@ -179,12 +179,15 @@ pub(super) async fn find_chunk(
 }
 
 /// Holds a file that is being downloaded against the reaper, for a minute or so, and never longer than `grace` past
-/// its time.
+/// its time: until its job expires, or ends without a manifest.
 pub(super) async fn hold(pool: &PgPool, id: &str, grace: Duration) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "-- binary.store.hold
         update binary_file as file
-        set held_until = least(clock_timestamp() + interval '1 minute', job.expires_at + $2)
+        set held_until = least(
+            clock_timestamp() + interval '1 minute',
+            case state when 'completed' then expires_at else finished_at end + $2
+        )
         from export_job as job
         where file.id = $1 and job.id = file.job_id",
         id,

@@ -61,8 +61,15 @@ pub(crate) struct Job {
     pub(crate) finished_at: Option<OffsetDateTime>,
     pub(crate) expires_at: Option<OffsetDateTime>,
     pub(crate) failure: Option<String>,
+    /// Pages of the manifest that were closed while it ran.
+    pub(crate) pages: i32,
     /// Seconds since it was accepted, by the database's clock.
     pub(crate) age: f64,
+}
+
+/// Where it is polled.
+pub(crate) fn poll_url(base: &str, id: Uuid) -> String {
+    format!("{base}/$export-poll-status?_jobId={id}")
 }
 
 /// How far a job is.
@@ -87,7 +94,7 @@ pub(crate) async fn find_for(pool: &PgPool, id: Uuid, owner: &Owner) -> Result<O
         Job,
         r#"-- export.job.find_for
         select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
-            finished_at, expires_at, failure,
+            finished_at, expires_at, failure, pages,
             extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
         from export_job
         where id = $1 and owner_issuer = $2 and owner_subject = $3
@@ -106,7 +113,7 @@ pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Job>, sqlx::E
         Job,
         r#"-- export.job.find
         select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
-            finished_at, expires_at, failure,
+            finished_at, expires_at, failure, pages,
             extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
         from export_job
         where id = $1"#,
@@ -122,7 +129,7 @@ pub(crate) async fn list(pool: &PgPool) -> Result<Vec<Job>, sqlx::Error> {
         Job,
         r#"-- export.job.list
         select id, state, request as "request: Json<ExportRequest>", transaction_time, accepted_at, started_at,
-            finished_at, expires_at, failure,
+            finished_at, expires_at, failure, pages,
             extract(epoch from clock_timestamp() - accepted_at)::float8 as "age!"
         from export_job
         order by accepted_at desc

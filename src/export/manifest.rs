@@ -1,11 +1,11 @@
-//! The manifest: built from the ledger at every poll, never stored (rules E, K11-K14).
+//! The manifest, or a page of it: built from the ledger at every poll, never stored (rules E, K11-K14).
 
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
-use super::job::Job;
+use super::job::{Job, poll_url};
 use super::remark;
-use crate::binary::{self, Kind, Listed, hexadecimal};
+use crate::binary::{self, Kind, Listed, Page, hexadecimal};
 use crate::config::Dialect;
 use crate::fhir::instant;
 
@@ -22,9 +22,15 @@ pub(crate) struct Terms<'a> {
     pub(crate) secured: bool,
 }
 
-/// The manifest of a completed job; none if it has just expired.
-pub(crate) async fn manifest(pool: &PgPool, job: &Job, terms: Terms<'_>) -> Result<Option<Value>, sqlx::Error> {
-    let Some(files) = binary::list_whole(pool, job.id).await? else { return Ok(None) };
+/// A page of the manifest, of which the first may be all there is; none if there is no such page, or the job has just
+/// expired.
+pub(crate) async fn manifest(
+    pool: &PgPool,
+    job: &Job,
+    page: i32,
+    terms: Terms<'_>,
+) -> Result<Option<Value>, sqlx::Error> {
+    let Some(Page { files, has_next }) = binary::list_page(pool, job.id, page).await? else { return Ok(None) };
     let of = |kind: Kind| -> Value {
         files.iter().filter(|file| file.kind == kind.as_str()).map(|file| item(file, kind, terms)).collect()
     };
@@ -48,6 +54,10 @@ pub(crate) async fn manifest(pool: &PgPool, job: &Job, terms: Terms<'_>) -> Resu
     }
     let outcomes = if is_stu4 { "outcome" } else { "error" };
     manifest.insert(outcomes.into(), of(Kind::Outcome));
+    if has_next {
+        let url = format!("{}&page={}", poll_url(terms.base, job.id), page + 1);
+        manifest.insert("link".into(), json!([{ "relation": "next", "url": url }]));
+    }
     Ok(Some(Value::Object(manifest)))
 }
 

@@ -62,6 +62,9 @@ pub(crate) struct ExportRequest {
     /// Which elements resources have (rule G5).
     #[serde(default)]
     pub(crate) elements: ElementList,
+    /// Whether the client wants to know which files are ready before all are (rule G11).
+    #[serde(default)]
+    pub(crate) partial_manifests: bool,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -154,6 +157,7 @@ impl<'a> Reader<'a> {
             max_file_size: None,
             separate_status: false,
             elements: ElementList::default(),
+            partial_manifests: false,
             remarks: Vec::new(),
         };
         Self { terms, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
@@ -165,7 +169,14 @@ impl<'a> Reader<'a> {
             "_type" => self.types(value),
             "_elements" => self.elements.get_or_insert_default().extend(listed(value).map(str::to_owned)),
             name if FORMATTING.contains(&name) => {}
-            "_since" | "_until" | "_outputFormat" | "_exportId" | "_minimumFileSize" | "_maximumFileSize" | "_mdm"
+            "_since"
+            | "_until"
+            | "_outputFormat"
+            | "_exportId"
+            | "_minimumFileSize"
+            | "_maximumFileSize"
+            | "_mdm"
+            | "allowPartialManifests"
                 if again =>
             {
                 self.invalid(IssueType::Invalid, format!("{name} may be given once."))
@@ -177,6 +188,7 @@ impl<'a> Reader<'a> {
             "_minimumFileSize" => self.request.min_file_size = self.file_size(name, value),
             "_maximumFileSize" => self.request.max_file_size = self.file_size(name, value),
             "_mdm" => self.mdm(value),
+            "allowPartialManifests" => self.request.partial_manifests = self.boolean(name, value).unwrap_or_default(),
             "patient" if self.request.level != Level::System => self.patients(value),
             // Leaving it out would export everybody (rule G6).
             "patient" => self.invalid(
@@ -186,8 +198,8 @@ impl<'a> Reader<'a> {
             _ if again => {}
             _ => self.unsupported(format!(
                 "The parameter {} is not supported; supported are _type, _since, _until, _elements, _outputFormat, \
-                 _exportId, _minimumFileSize, _maximumFileSize, and patient where it is not the whole system that is \
-                 exported.",
+                 _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient where it is not the \
+                 whole system that is exported.",
                 shown(name)
             )),
         }
@@ -488,7 +500,7 @@ mod tests {
         assert!(read("_elements=Nope.x", true).is_err(), "it would export everything");
     }
 
-    // G16, G18
+    // G11, G16, G18
     #[test]
     fn flags_are_true_or_false() {
         assert!(read("_mdm=false", false).is_ok());
@@ -498,6 +510,13 @@ mod tests {
         assert_eq!(refused("_mdm=true")[0].code, IssueType::NotSupported);
         assert_eq!(read("_mdm=true", true).unwrap().remarks.len(), 1);
         assert_eq!(refused("_mdm=false&_mdm=false").len(), 1);
+        for (value, allowed) in [("true", true), ("false", false)] {
+            assert_eq!(read(&format!("allowPartialManifests={value}"), false).unwrap().partial_manifests, allowed);
+        }
+        for bad in ["allowPartialManifests=1", "allowPartialManifests=true&allowPartialManifests=true"] {
+            assert_eq!(refused(bad).len(), 1, "{bad}");
+            assert!(read(bad, true).is_err(), "{bad}");
+        }
     }
 
     // B17

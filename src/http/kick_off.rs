@@ -18,6 +18,7 @@ use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
 use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::chosen::Chosen;
+use crate::export::job::poll_url;
 use crate::export::level::Level;
 use crate::export::request::{ExportRequest, Terms};
 use crate::fhir::outcome::IssueType;
@@ -109,8 +110,8 @@ async fn kick_off(
         }
     };
     // The shape HAPI clients know, and nothing in the body (rules A3, A4, K6).
-    let location = format!("{}/$export-poll-status?_jobId={id}", app.base);
-    let mut response = (StatusCode::ACCEPTED, [(CONTENT_LOCATION, location)]).into_response();
+    let location = [(CONTENT_LOCATION, poll_url(&app.base, id))];
+    let mut response = (StatusCode::ACCEPTED, location).into_response();
     if request.separate_status {
         let applied = HeaderValue::from_static("respond-async, separate-export-status");
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);

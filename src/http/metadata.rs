@@ -236,6 +236,13 @@ fn export_parameters() -> Vec<Value> {
             "Bytes of NDJSON that a file may have, a MiB at least. A resource that is longer by itself is alone in its \
             file, and an outcome says so.",
         ),
+        parameter(
+            "allowPartialManifests",
+            "boolean",
+            "1",
+            "true: while the export runs, polls tell which files are ready; they can be read at once. What is ready \
+            later is in the manifest to which `link` leads. Absent or false: one manifest, when all is complete.",
+        ),
     ]
 }
 
@@ -246,10 +253,14 @@ fn poll_status_definition(base: &str) -> Value {
         "export-poll-status",
         "Status of a FHIR Bulk Data Export",
         "202 with X-Progress while the export runs, 200 with the manifest when it is complete. With Prefer: wait=N it \
-         answers as soon as the export has ended, after N seconds at most. DELETE cancels it.",
+         answers as soon as the export has ended, after N seconds at most. Of an export with \
+         allowPartialManifests=true the 202 has a manifest, too, of the files that are ready. DELETE cancels it.",
     );
     definition["base"] = json!("http://ehealth.sundhed.dk/fhir/OperationDefinition/-s-export-poll-status");
-    definition["parameter"] = json!([parameter("_jobId", "string", "1", "The export.")]);
+    definition["parameter"] = json!([
+        parameter("_jobId", "string", "1", "The export."),
+        parameter("page", "positiveInt", "1", "Which of several manifests; stands in the `link` of the one before it."),
+    ]);
     definition
 }
 

@@ -9,6 +9,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -22,6 +23,7 @@ use super::response::outcome_response;
 use crate::config::{DeleteCompleted, Progress};
 use crate::export::job::{self, Job, State as JobState};
 use crate::export::manifest::{Terms, manifest};
+use crate::export::page;
 use crate::export::part::progress;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
@@ -30,6 +32,9 @@ use crate::identity::Principal;
 
 pub(super) const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
 pub(super) const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
+const JSON: &str = "application/json";
+/// A manifest has this one at least.
+const FIRST_PAGE: i32 = 1;
 /// What Retry-After says at least,
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// and at most: an export that has just finished should not wait for its client.
@@ -46,7 +51,7 @@ pub(super) async fn get(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, &headers, job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
+    poll(&app, &caller, &headers, asked(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
 }
 
 /// POST: the job may be in a Parameters resource (rule C13).
@@ -60,54 +65,77 @@ pub(super) async fn post(
     parameters_in_json(&headers, &body)?;
     let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
     parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
-    poll(&app, &caller, &headers, job_id(&parameters)?).await
+    poll(&app, &caller, &headers, asked(&parameters)?).await
 }
 
-/// The id asked for, as it was written.
-struct JobId {
+/// What is asked for.
+struct Asked {
+    /// The id of the job as it was written.
     text: String,
     id: Option<Uuid>,
+    /// Which page of the manifest: a link of the one before it says so (rule E11).
+    page: i32,
 }
 
-fn job_id(parameters: &[Parameter]) -> Result<JobId, ApiError> {
-    let mut ids = parameters.iter().filter(|parameter| parameter.name == "_jobId");
-    match (ids.next(), ids.next()) {
-        (Some(Parameter { value, .. }), None) if !value.is_empty() => Ok(JobId {
-            text: value.chars().filter(|c| !c.is_control()).take(64).collect(),
-            id: Uuid::parse_str(value).ok(),
-        }),
-        (None | Some(_), None) => Err(ApiError::invalid(
-            "$export-poll-status requires a job ID, please provide the value of target jobId: ?_jobId=…",
-        )),
-        (_, Some(_)) => Err(ApiError::invalid("_jobId may be given once.")),
+fn asked(parameters: &[Parameter]) -> Result<Asked, ApiError> {
+    let id = once(parameters, "_jobId")?.filter(|id| !id.is_empty()).ok_or_else(|| {
+        ApiError::invalid("$export-poll-status requires a job ID, please provide the value of target jobId: ?_jobId=…")
+    })?;
+    Ok(Asked {
+        text: id.chars().filter(|c| !c.is_control()).take(64).collect(),
+        id: Uuid::parse_str(id).ok(),
+        page: once(parameters, "page")?.map_or(Ok(FIRST_PAGE), page_number)?,
+    })
+}
+
+/// The value of a parameter that may be given once.
+fn once<'a>(parameters: &'a [Parameter], name: &str) -> Result<Option<&'a str>, ApiError> {
+    let mut values = parameters.iter().filter(|parameter| parameter.name == name);
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(ApiError::invalid(format!("{name} may be given once."))),
+        (value, None) => Ok(value.map(|parameter| parameter.value.as_str())),
     }
 }
 
-async fn find(app: &App, caller: &Principal, job: &JobId) -> Result<Job, ApiError> {
-    let found = match job.id {
+fn page_number(value: &str) -> Result<i32, ApiError> {
+    value.parse().ok().filter(|page| *page >= FIRST_PAGE).ok_or_else(|| {
+        ApiError::invalid("page must be the number of a page of the manifest, as a link of the one before it has it.")
+    })
+}
+
+async fn find(app: &App, caller: &Principal, asked: &Asked) -> Result<Job, ApiError> {
+    let found = match asked.id {
         Some(id) => job::find_for(&app.pool, id, &caller.owner).await?,
         None => None,
     };
-    found.filter(|job| job.state != JobState::Cancelled).ok_or_else(|| unknown(job))
+    found.filter(|job| job.state != JobState::Cancelled).ok_or_else(|| unknown(asked))
 }
 
-fn unknown(job: &JobId) -> ApiError {
-    ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", job.text))
+fn unknown(asked: &Asked) -> ApiError {
+    ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", asked.text))
 }
 
-async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, id: JobId) -> Result<Response, ApiError> {
-    let job = find(app, caller, &id).await?;
+/// There is no such page, or the job has just expired.
+fn no_page(asked: &Asked) -> ApiError {
+    match asked.page {
+        FIRST_PAGE => unknown(asked),
+        page => ApiError::not_found(format!("The manifest has no page {page}. Follow the link of the one before it.")),
+    }
+}
+
+async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, asked: Asked) -> Result<Response, ApiError> {
+    let job = find(app, caller, &asked).await?;
     // Only of jobs that are there, so that nobody fills the memory with ids; and before anything that costs more.
     if !app.polls.allow(job.id) {
         let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";
         return Err(ApiError::throttled(text, SHORTEST_PAUSE));
     }
     match Prefer::read(headers).wait {
-        None => answer(app, &id, job).await,
+        None => answer(app, &asked, job).await,
         Some(time) => {
             let time = time.min(longest_wait(app));
-            let job = wait_for_end(app, caller, &id, &job, time).await?;
-            Ok(waited(answer(app, &id, job).await?, time))
+            let job = wait_for_end(app, caller, &asked, &job, time).await?;
+            Ok(waited(answer(app, &asked, job).await?, time))
         }
     }
 }
@@ -119,13 +147,19 @@ fn longest_wait(app: &App) -> Duration {
 
 /// The job when it has ended, or as it is after this time (RFC 7240, 4.3). No connection to the database is held
 /// meanwhile, and a server that stops keeps nobody waiting.
-async fn wait_for_end(app: &App, caller: &Principal, id: &JobId, job: &Job, time: Duration) -> Result<Job, ApiError> {
+async fn wait_for_end(
+    app: &App,
+    caller: &Principal,
+    asked: &Asked,
+    job: &Job,
+    time: Duration,
+) -> Result<Job, ApiError> {
     let mut end = app.announcements.end_of(job.id);
     let mut is_over = pin!(sleep(time));
     tracing::debug!(job.id = %job.id, "a poll waits for its end");
     loop {
         // Only now that its end would be heard: it may have come since the job was found.
-        let job = find(app, caller, id).await?;
+        let job = find(app, caller, asked).await?;
         if job.state.is_final() {
             return Ok(job);
         }
@@ -148,9 +182,9 @@ fn waited(mut response: Response, time: Duration) -> Response {
     response
 }
 
-async fn answer(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError> {
+async fn answer(app: &App, asked: &Asked, job: Job) -> Result<Response, ApiError> {
     let separate = job.request.separate_status;
-    let response = status_of(app, id, job).await?;
+    let response = status_of(app, asked, job).await?;
     Ok(if separate { separately(response) } else { response })
 }
 
@@ -162,17 +196,16 @@ fn separately(mut response: Response) -> Response {
     response
 }
 
-async fn status_of(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError> {
+async fn status_of(app: &App, asked: &Asked, job: Job) -> Result<Response, ApiError> {
+    // Only the page after those that are closed may come yet.
+    if asked.page > job.pages + 1 {
+        return Err(no_page(asked));
+    }
     match job.state {
-        JobState::Accepted | JobState::Running => in_progress(app, &job).await,
+        JobState::Accepted | JobState::Running => in_progress(app, asked.page, &job).await,
         JobState::Completed => {
-            let terms = Terms {
-                dialect: app.config.wire.dialect(),
-                base: &app.base,
-                secured: app.authenticator.requires_token(),
-            };
-            let manifest = manifest(&app.pool, &job, terms).await?.ok_or_else(|| unknown(id))?;
-            let headers = [(CONTENT_TYPE, "application/json".to_owned()), (EXPIRES, http_date(job.expires_at))];
+            let manifest = manifest(&app.pool, &job, asked.page, terms(app)).await?.ok_or_else(|| no_page(asked))?;
+            let headers = [(CONTENT_TYPE, JSON.to_owned()), (EXPIRES, http_date(job.expires_at))];
             Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
         }
         JobState::Failed | JobState::Cancelled => {
@@ -187,14 +220,32 @@ async fn status_of(app: &App, id: &JobId, job: Job) -> Result<Response, ApiError
     }
 }
 
-async fn in_progress(app: &App, job: &Job) -> Result<Response, ApiError> {
+fn terms(app: &App) -> Terms<'_> {
+    Terms { dialect: app.config.wire.dialect(), base: &app.base, secured: app.authenticator.requires_token() }
+}
+
+async fn in_progress(app: &App, page: i32, job: &Job) -> Result<Response, ApiError> {
     let text = match app.config.wire.progress() {
         Progress::Percent => percent_text(app, job).await?,
         Progress::Hapi => hapi_text(job),
     };
-    let headers =
-        [(RETRY_AFTER, retry_after(job.age).as_secs().to_string()), (PROGRESS, text), (CONTENT_LENGTH, "0".to_owned())];
-    Ok((StatusCode::ACCEPTED, headers).into_response())
+    let headers = [(RETRY_AFTER, retry_after(job.age).as_secs().to_string()), (PROGRESS, text)];
+    Ok(match partial_manifest(app, page, job).await? {
+        Some(manifest) => (StatusCode::ACCEPTED, headers, [(CONTENT_TYPE, JSON)], manifest.to_string()).into_response(),
+        None => (StatusCode::ACCEPTED, headers, [(CONTENT_LENGTH, "0")]).into_response(),
+    })
+}
+
+/// The files that are ready, where the client wants to know of them before all are (rule C11); none if there is nothing
+/// new.
+async fn partial_manifest(app: &App, page: i32, job: &Job) -> Result<Option<Value>, ApiError> {
+    if !job.request.partial_manifests || job.state != JobState::Running {
+        return Ok(None);
+    }
+    if page > job.pages {
+        page::close(&app.pool, job.id, page).await?;
+    }
+    Ok(manifest(&app.pool, job, page, terms(app)).await?)
 }
 
 async fn percent_text(app: &App, job: &Job) -> Result<String, ApiError> {
@@ -230,8 +281,8 @@ pub(super) async fn delete(
     Caller(caller): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&parameters::from_query(query.as_deref().unwrap_or_default()))?;
-    let job = find(&app, &caller, &id).await?;
+    let asked = asked(&parameters::from_query(query.as_deref().unwrap_or_default()))?;
+    let job = find(&app, &caller, &asked).await?;
     let is_finished = matches!(job.state, JobState::Completed | JobState::Failed);
     if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files).await? {
         app.useless.notify_one();

@@ -36,6 +36,7 @@ mod migration;
 mod notification;
 mod operator;
 mod ownership;
+mod partial_manifests;
 mod patient_level;
 mod poll_status;
 mod polling_too_often;
