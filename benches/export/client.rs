@@ -58,7 +58,12 @@ impl Client {
 
     /// From kick-off to the manifest.
     pub async fn export(&self, query: &str) -> Result<Timed<Job>> {
-        timed(async { self.completed(self.kick_off(query).await?).await }).await
+        self.export_at(&format!("$export{query}")).await
+    }
+
+    /// The same at any level: a path below the base.
+    pub async fn export_at(&self, path: &str) -> Result<Timed<Job>> {
+        timed(async { self.completed(self.kick_off_at(path).await?).await }).await
     }
 
     /// Polls until it is complete.
@@ -78,7 +83,11 @@ impl Client {
     }
 
     pub async fn kick_off(&self, query: &str) -> Result<String> {
-        let request = self.http.get(format!("{}/$export{query}", self.base));
+        self.kick_off_at(&format!("$export{query}")).await
+    }
+
+    async fn kick_off_at(&self, path: &str) -> Result<String> {
+        let request = self.http.get(format!("{}/{path}", self.base));
         let answer = request.header(ACCEPT, "application/fhir+json").header("prefer", "respond-async").send().await?;
         let url = answer
             .error_for_status()?

@@ -44,6 +44,58 @@ pub fn write_small(folder: &Path, resource_type: &str, resources: usize) -> io::
     file.flush()
 }
 
+/// Resources of one patient in the data for the levels, the Patient among them.
+pub const OF_A_PATIENT: usize = 31;
+
+/// So many patients with 30 resources each, a Provenance of three of them among these; and Groups of so many of the
+/// patients, taken from all over, by name. A patient's resources do not lie together: as in a store that has grown.
+pub fn write_patients(folder: &Path, patients: usize, groups: &[(&str, usize)]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let id = |patient: usize| format!("{:08x}-{patient}", (patient as u32).wrapping_mul(2_654_435_761));
+    let subject = |patient: usize| format!(r#""subject":{{"reference":"Patient/{}"}}"#, id(patient));
+    let targets = |patient: usize| {
+        let of = |round| format!(r#"{{"reference":"Observation/{}-{round}"}}"#, id(patient));
+        format!(r#""recorded":"2026-01-01T00:00:00Z","target":[{},{},{}]"#, of(0), of(1), of(2))
+    };
+    let text = "A resource of about the size of others. ".repeat(12);
+    for (resource_type, rounds) in [
+        ("Patient", 1),
+        ("Observation", 20),
+        ("Encounter", 4),
+        ("Condition", 3),
+        ("MedicationRequest", 2),
+        ("Provenance", 1),
+    ] {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join(format!("{resource_type}.ndjson")))?);
+        for round in 0..rounds {
+            for patient in 0..patients {
+                let (name, members) = match resource_type {
+                    "Patient" => (id(patient), r#""gender":"female""#.to_owned()),
+                    "Provenance" => (id(patient), targets(patient)),
+                    _ => (format!("{}-{round}", id(patient)), subject(patient)),
+                };
+                writeln!(
+                    file,
+                    r#"{{"resourceType":"{resource_type}","id":"{name}",{members},"text":{{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\">{text}</div>"}}}}"#
+                )?;
+            }
+        }
+        file.flush()?;
+    }
+    let mut file = BufWriter::new(File::create(folder.join("Group.ndjson"))?);
+    for (name, size) in groups {
+        let member = |member: usize| {
+            format!(r#"{{"entity":{{"reference":"Patient/{}"}}}}"#, id(member * (patients / size.max(&1))))
+        };
+        let members = (0..*size).map(member).collect::<Vec<_>>().join(",");
+        writeln!(
+            file,
+            r#"{{"resourceType":"Group","id":"{name}","type":"person","actual":true,"member":[{members}]}}"#
+        )?;
+    }
+    file.flush()
+}
+
 /// So many resources with an attachment of so many bytes each.
 pub fn write_large(folder: &Path, resources: usize, bytes: usize) -> io::Result<()> {
     fs::create_dir_all(folder)?;

@@ -14,6 +14,7 @@
 
 mod client;
 mod data;
+mod levels;
 mod measure;
 mod postgres;
 mod process;
@@ -48,6 +49,12 @@ pub struct Options {
     /// Measure the growth up to five times as many resources
     #[arg(long)]
     growth: bool,
+    /// Measure exports of some patients next to those of all, and nothing else
+    #[arg(long)]
+    levels: bool,
+    /// Patients in the store for that
+    #[arg(long, default_value_t = 100_000)]
+    patients: usize,
     /// Write the measurements to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,12 +88,17 @@ async fn main() -> Result<()> {
     // Postgres does not run as root, and has to get into it.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     let mut report = Report::default();
-    let bench = Bench::prepare(&options, folder.path(), &mut report).await?;
-    bench.exports(&mut report).await?;
-    bench.downloads(&mut report).await?;
-    bench.small_exports(&mut report).await?;
-    bench.large_resources(&mut report).await?;
-    bench.ways_to_reap(&mut report).await?;
+    if options.levels {
+        report.fact("cores", std::thread::available_parallelism()?);
+        levels::measure(&options, folder.path(), &mut report).await?;
+    } else {
+        let bench = Bench::prepare(&options, folder.path(), &mut report).await?;
+        bench.exports(&mut report).await?;
+        bench.downloads(&mut report).await?;
+        bench.small_exports(&mut report).await?;
+        bench.large_resources(&mut report).await?;
+        bench.ways_to_reap(&mut report).await?;
+    }
     println!("{}", report.text());
     if let Some(path) = &options.json {
         report.write_json(path)?;

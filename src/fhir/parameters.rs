@@ -63,7 +63,8 @@ fn simple(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Bool(flag) => Some(flag.to_string()),
         Value::Number(number) => Some(number.to_string()),
-        Value::Object(reference) => reference.get("reference")?.as_str().map(str::to_owned),
+        // A Reference, or a Coding (rule K21).
+        Value::Object(members) => members.get("reference").or_else(|| members.get("code"))?.as_str().map(str::to_owned),
         Value::Null | Value::Array(_) => None,
     }
 }
