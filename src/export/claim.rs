@@ -12,7 +12,6 @@ use super::part::{Lease, Stage, sessions_on};
 use super::request::ExportRequest;
 use crate::config;
 use crate::database::interval;
-use crate::resource::read::Window;
 
 /// Jobs that are looked at for a part in one turn.
 const JOBS_IN_TURN: i64 = 20;
@@ -64,6 +63,7 @@ pub(super) async fn claim(
 struct InTurn {
     id: Uuid,
     transaction_time: OffsetDateTime,
+    history_floor: Option<OffsetDateTime>,
     request: sqlx::types::Json<ExportRequest>,
 }
 
@@ -71,7 +71,8 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
     sqlx::query_as!(
         InTurn,
         r#"-- export.claim.jobs_in_turn
-        select id, transaction_time as "transaction_time!", request as "request: sqlx::types::Json<ExportRequest>"
+        select id, transaction_time as "transaction_time!", history_floor,
+            request as "request: sqlx::types::Json<ExportRequest>"
         from export_job as job
         where state = 'running' and exists (
             select from export_part as part
@@ -152,7 +153,7 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         resource_types: claimed.resource_types,
         keys: claimed.key_from..claimed.key_to,
         cohort: job.request.cohort(job.id),
-        window: Window { at: job.transaction_time, since: job.request.since, until: job.request.until },
+        window: job.request.window(job.transaction_time, job.history_floor),
         elements: job.request.elements.clone(),
         file_size: job.request.file_size(config.file_target),
         written: AtomicI64::new(0),

@@ -244,11 +244,13 @@ pub(crate) async fn fail_overdue(
 }
 
 /// Versions superseded at or before this instant are of no use: they are older than the history that is kept, and no
-/// unfinished job reads the store as of an earlier time. A job that gets its transaction time later gets a later one.
+/// unfinished job reads the store as of an earlier time, or the history before. A job that gets its transaction time
+/// later gets a later one; one of history may get an earlier floor meanwhile, and then no version that it needs can be
+/// removed (migration 11).
 pub(crate) async fn history_bound(pool: &PgPool, history: Duration) -> Result<OffsetDateTime, sqlx::Error> {
     sqlx::query_scalar!(
         r#"-- export.job.history_bound
-        select least(clock_timestamp() - $1::interval, min(transaction_time)) as "bound!"
+        select least(clock_timestamp() - $1::interval, min(coalesce(history_floor, transaction_time))) as "bound!"
         from export_job where state in ('accepted', 'running')"#,
         interval(history)
     )

@@ -35,6 +35,7 @@ pub(super) struct Planning {
     pub(super) job: Uuid,
     request: Json<ExportRequest>,
     transaction_time: Option<OffsetDateTime>,
+    history_floor: Option<OffsetDateTime>,
     attempt: i32,
     failures: i32,
 }
@@ -86,7 +87,8 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
             limit 1
             for no key update skip locked
         )
-        returning id as job, request as "request: Json<ExportRequest>", transaction_time, attempt, failures"#,
+        returning id as job, request as "request: Json<ExportRequest>", transaction_time, history_floor,
+            attempt, failures"#,
         interval(config.lease),
         i64::from(config.max_running)
     )
@@ -175,14 +177,13 @@ impl Leased for Planning {
 
 impl Planning {
     async fn plan(&self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
-        let at = match self.transaction_time {
-            Some(at) => at,
+        let window = match self.transaction_time {
+            Some(at) => self.request.window(at, self.history_floor),
             None => self.take_transaction_time(pool).await?,
         };
-        let window = Window { at, since: self.request.since, until: self.request.until };
         let mut transaction = pool.begin().await?;
         let part_size = self.request.part_size(config.file_target);
-        let remarks = self.freeze_patients(&mut transaction, at).await?;
+        let remarks = self.freeze_patients(&mut transaction, window.at).await?;
         let access = self.request.cohort(self.job).access(&mut transaction).await?;
         let types = if access.is_empty() { Vec::new() } else { self.request.types.iter().copied().collect() };
         let filled = filled(&mut transaction, &types).await?;
@@ -211,22 +212,25 @@ impl Planning {
         Ok(remarks)
     }
 
-    /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other.
-    async fn take_transaction_time(&self, pool: &PgPool) -> Result<OffsetDateTime, Error> {
-        let mut transaction = clock::lock_writers_out(pool).await?;
-        let at = clock::transaction_time(&mut transaction).await?;
+    /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other; with it the
+    /// history that is there then, so that it stays.
+    async fn take_transaction_time(&self, pool: &PgPool) -> Result<Window, Error> {
+        let (mut transaction, clock::Taken { at, pruned_until }) = clock::take_transaction_time(pool).await?;
+        let floor = self.request.history.then_some(pruned_until);
         let kept = sqlx::query!(
             "-- export.plan.transaction_time
-            update export_job set transaction_time = $3 where id = $1 and attempt = $2 and state = 'accepted'",
+            update export_job set transaction_time = $3, history_floor = $4
+            where id = $1 and attempt = $2 and state = 'accepted'",
             self.job,
             self.attempt,
-            at
+            at,
+            floor
         )
         .execute(&mut *transaction)
         .await?;
         lost_if_none(kept.rows_affected())?;
         transaction.commit().await?;
-        Ok(at)
+        Ok(self.request.window(at, floor))
     }
 
     async fn start(&self, transaction: &mut PgConnection, planned_types: &[&str]) -> Result<(), Error> {

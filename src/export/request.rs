@@ -18,6 +18,7 @@ use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::TypeGrant;
 use crate::resource::cohort::Cohort;
+use crate::resource::read::Window;
 
 /// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
 const FORMATTING: [&str; 2] = ["_format", "_pretty"];
@@ -65,6 +66,9 @@ pub(crate) struct ExportRequest {
     /// Whether the client wants to know which files are ready before all are (rule G11).
     #[serde(default)]
     pub(crate) partial_manifests: bool,
+    /// Whether all versions are wanted (rule G15).
+    #[serde(default)]
+    pub(crate) history: bool,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -122,8 +126,13 @@ impl ExportRequest {
 
     /// What a replica must be able to do that works on it ([`crate::database::ABLE`]): 0 for all that every version can.
     pub(crate) fn requires(&self) -> i16 {
-        let is_old = self.level == Level::System && self.elements.is_empty();
+        let is_old = self.level == Level::System && self.elements.is_empty() && !self.history;
         if is_old { 0 } else { ABLE }
+    }
+
+    /// What of the store is exported, as of a transaction time, and of all versions after a floor.
+    pub(crate) fn window(&self, at: OffsetDateTime, history: Option<OffsetDateTime>) -> Window {
+        Window { at, since: self.since, until: self.until, history }
     }
 
     /// When files end. With a minimum they do with their part, or where the maximum wants it.
@@ -158,6 +167,7 @@ impl<'a> Reader<'a> {
             separate_status: false,
             elements: ElementList::default(),
             partial_manifests: false,
+            history: false,
             remarks: Vec::new(),
         };
         Self { terms, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
@@ -171,6 +181,7 @@ impl<'a> Reader<'a> {
             name if FORMATTING.contains(&name) => {}
             "_since"
             | "_until"
+            | "_includeHistory"
             | "_outputFormat"
             | "_exportId"
             | "_minimumFileSize"
@@ -183,6 +194,7 @@ impl<'a> Reader<'a> {
             }
             "_since" => self.request.since = self.instant(name, value),
             "_until" => self.request.until = self.instant(name, value),
+            "_includeHistory" => self.request.history = self.boolean(name, value).unwrap_or_default(),
             "_outputFormat" => self.output_format(value),
             "_exportId" => self.export_id(value),
             "_minimumFileSize" => self.request.min_file_size = self.file_size(name, value),
@@ -197,9 +209,9 @@ impl<'a> Reader<'a> {
             ),
             _ if again => {}
             _ => self.unsupported(format!(
-                "The parameter {} is not supported; supported are _type, _since, _until, _elements, _outputFormat, \
-                 _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient where it is not the \
-                 whole system that is exported.",
+                "The parameter {} is not supported; supported are _type, _since, _until, _includeHistory, _elements, \
+                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient where \
+                 it is not the whole system that is exported.",
                 shown(name)
             )),
         }
@@ -500,16 +512,17 @@ mod tests {
         assert!(read("_elements=Nope.x", true).is_err(), "it would export everything");
     }
 
-    // G11, G16, G18
+    // G11, G15, G16, G18
     #[test]
     fn flags_are_true_or_false() {
-        assert!(read("_mdm=false", false).is_ok());
-        for bad in ["_mdm=", "_mdm=1"] {
+        assert!(read("_includeHistory=true", false).unwrap().history);
+        assert!(!read("_includeHistory=false&_mdm=false", false).unwrap().history);
+        for bad in ["_includeHistory=yes", "_includeHistory=", "_mdm=1"] {
             assert_eq!(refused(bad)[0].code, IssueType::Value, "{bad}");
         }
         assert_eq!(refused("_mdm=true")[0].code, IssueType::NotSupported);
         assert_eq!(read("_mdm=true", true).unwrap().remarks.len(), 1);
-        assert_eq!(refused("_mdm=false&_mdm=false").len(), 1);
+        assert_eq!(refused("_includeHistory=true&_includeHistory=true&_mdm=false&_mdm=false").len(), 2);
         for (value, allowed) in [("true", true), ("false", false)] {
             assert_eq!(read(&format!("allowPartialManifests={value}"), false).unwrap().partial_manifests, allowed);
         }

@@ -208,7 +208,15 @@ fn export_parameters() -> Vec<Value> {
             "instant",
             "1",
             "Only resources whose meta.lastUpdated is earlier. Not a look into the past: \
-            a resource changed again since is left out.",
+            a resource changed again since is left out, but for the earlier versions that _includeHistory gives.",
+        ),
+        parameter(
+            "_includeHistory",
+            "boolean",
+            "1",
+            "true: all versions that are kept, not only the current ones; with _since and _until those dated between. \
+            Deletions are no versions: with _since they come in `deleted`, to be applied last, for the versions of what is \
+            deleted by then are in `output`. Of a patient those that were in the Patient compartment themselves.",
         ),
         parameter(
             "_elements",

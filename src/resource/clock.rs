@@ -50,9 +50,19 @@ pub(crate) async fn present(connection: &mut PgConnection) -> Result<OffsetDateT
     .await
 }
 
-/// Takes a transaction time in a transaction of its own: it holds until the given one is committed. Waits for the
-/// writers under way; new ones wait for it, at first a tenth of a second at most.
-pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+/// A transaction time, and how much history there was then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    pub(crate) at: OffsetDateTime,
+    /// Versions superseded at or before this may be pruned already.
+    pub(crate) pruned_until: OffsetDateTime,
+}
+
+/// Takes a transaction time, which holds from when the given transaction is committed. Waits for the writers under way,
+/// and for who is about to have pruned; new writers wait for it, at first a tenth of a second at most.
+pub(crate) async fn take_transaction_time(
+    pool: &PgPool,
+) -> Result<(sqlx::Transaction<'static, sqlx::Postgres>, Taken), sqlx::Error> {
     let mut patience = PLANNER_WAITS;
     loop {
         let mut transaction = pool.begin().await?;
@@ -65,15 +75,8 @@ pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<
         )
         .fetch_one(&mut *transaction)
         .await?;
-        let locked = sqlx::query!(
-            r#"-- resource.clock.plan
-            select pg_advisory_xact_lock($1) as "nothing: ()""#,
-            WRITERS_LOCK
-        )
-        .execute(&mut *transaction)
-        .await;
-        match locked {
-            Ok(_) => return Ok(transaction),
+        match take(&mut transaction).await {
+            Ok(taken) => return Ok((transaction, taken)),
             // lock_not_available
             Err(error) if code(&error).as_deref() == Some("55P03") => {
                 transaction.rollback().await?;
@@ -85,14 +88,21 @@ pub(crate) async fn lock_writers_out(pool: &PgPool) -> Result<sqlx::Transaction<
     }
 }
 
-/// The transaction time, under the lock of [`lock_writers_out`].
-pub(crate) async fn transaction_time(transaction: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
-    sqlx::query_scalar!(
+async fn take(transaction: &mut PgConnection) -> Result<Taken, sqlx::Error> {
+    sqlx::query!(
+        r#"-- resource.clock.plan
+        select pg_advisory_xact_lock($1) as "nothing: ()""#,
+        WRITERS_LOCK
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query_as!(
+        Taken,
         r#"-- resource.clock.transaction_time
         update transaction_time set highest = greatest(
             date_trunc('milliseconds', clock_timestamp()), highest, (select max(last_updated) from resource)
         )
-        returning highest"#
+        returning highest as at, pruned_until"#
     )
     .fetch_one(transaction)
     .await

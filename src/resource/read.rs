@@ -1,5 +1,5 @@
-//! The rows of an export: the state of one type in a range of keys, at one instant. The one place whose SQL is put
-//! together from pieces; every value is bound.
+//! The rows of an export: the state of one type in a range of keys, at one instant, or its history until then. The one
+//! place whose SQL is put together from pieces; every value is bound.
 
 use std::ops::Range;
 
@@ -22,6 +22,8 @@ pub(crate) struct Window {
     pub(crate) since: Option<OffsetDateTime>,
     /// Only what changed before this instant (rule G3).
     pub(crate) until: Option<OffsetDateTime>,
+    /// All versions that were superseded after this instant, not only those that were current (rule G15).
+    pub(crate) history: Option<OffsetDateTime>,
 }
 
 /// Part of the store.
@@ -94,7 +96,8 @@ pub(crate) struct Piece {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The state at an instant, as one predicate that goes on from others.
+/// The state at an instant, or the history until then, as one predicate that goes on from others. Deletions are part of
+/// the state only.
 pub(super) fn push_conditions(
     query: &mut QueryBuilder<Postgres>,
     resource_type: ResourceType,
@@ -104,7 +107,7 @@ pub(super) fn push_conditions(
 ) {
     query.push(" and resource_type = ").push_bind(resource_type.as_str());
     query.push(" and last_updated <= ").push_bind(window.at);
-    query.push(" and superseded_at > ").push_bind(window.at);
+    query.push(" and superseded_at > ").push_bind(window.history.filter(|_| !deleted).unwrap_or(window.at));
     query.push(if deleted { " and deleted" } else { " and not deleted" });
     if let Some(since) = window.since {
         // Nobody has ever been told of what a new member has not got any more.

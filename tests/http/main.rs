@@ -27,6 +27,7 @@ mod faults;
 mod file_size;
 mod governor;
 mod group_level;
+mod history;
 mod idempotency;
 mod kick_off;
 mod load;

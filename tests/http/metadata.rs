@@ -56,6 +56,7 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
         ("_type", "Patient"),
         ("_since", "2020-01-01T00:00:00Z"),
         ("_until", "2030-01-01T00:00:00Z"),
+        ("_includeHistory", "true"),
         ("_elements", "id"),
         ("_exportId", "x"),
         ("_minimumFileSize", "1000"),
