@@ -4,6 +4,7 @@
 mod layers;
 mod size;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
+use crate::fhir::compartment;
+use crate::fhir::resource_type::ResourceType;
 use crate::identity::IssuerConfig;
 pub use size::ByteSize;
 
@@ -62,6 +65,7 @@ pub struct Config {
     pub wire: Wire,
     pub store: Store,
     pub group: Group,
+    pub(crate) include: Include,
     pub(crate) auth: Auth,
     pub log: Log,
 }
@@ -230,6 +234,13 @@ pub struct Store {
     pub max_document: ByteSize,
 }
 
+/// `[include]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Include {
+    pub(crate) referenced: BTreeSet<ResourceType>,
+}
+
 /// `[auth]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -321,6 +332,16 @@ impl Config {
             refuse(
                 !is_origin(origin),
                 &format!("http.cors_origins: {origin:?} is no origin, which is scheme://host[:port] or \"*\""),
+            );
+        }
+        for referenced in &self.include.referenced {
+            refuse(!referenced.is_exportable(), &format!("include.referenced: {referenced} is never exported"));
+            refuse(
+                compartment::paths(*referenced).is_some(),
+                &format!(
+                    "include.referenced: {referenced} is in the Patient compartment, by which it comes; only types \
+                     outside of it can be listed, such as Practitioner"
+                ),
             );
         }
         if let Some(url) = &self.http.public_base_url {

@@ -11,7 +11,7 @@
 //!
 //! | part state | what it means | next |
 //! |---|---|---|
-//! | pending | waits for a worker | running |
+//! | pending | waits for a worker; of the stage `referenced`, for all other parts first | running |
 //! | running | leased to a worker; `attempt` fences it | done, pending (failed, lost or released) |
 //! | done | its files are there, committed with this state | – |
 
@@ -30,6 +30,7 @@ pub(crate) mod manifest;
 pub(crate) mod page;
 pub(crate) mod part;
 mod plan;
+mod referenced;
 mod remark;
 pub(crate) mod request;
 mod run;

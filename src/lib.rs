@@ -20,7 +20,7 @@
 //! identity  → fhir
 //! database  → config
 //! telemetry → config
-//! config    → identity
+//! config    → identity, fhir
 //! ```
 //!
 //! `fhir` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.

@@ -160,6 +160,22 @@ mod tests {
     }
 
     #[test]
+    fn only_types_outside_the_compartment_come_by_reference() {
+        let problem = |name: &str| {
+            let list = format!("[\"Location\", {name:?}]");
+            let config = with(&[("BULK_EXPORT__INCLUDE__REFERENCED", &list)]);
+            config.and_then(|config| config.validate()).err().map(|error| error.to_string())
+        };
+        for good in ["Practitioner", "Organization", "Medication", "Location"] {
+            assert_eq!(problem(good), None);
+        }
+        for bad in ["Observation", "Patient", "Binary", "practitioner", "Doctor"] {
+            let text = problem(bad).unwrap();
+            assert!(text.contains("include.referenced") && text.contains(bad), "{text}");
+        }
+    }
+
+    #[test]
     fn a_secret_is_not_printed() {
         let config = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));

@@ -12,6 +12,7 @@ use super::part::{Lease, Stage, sessions_on};
 use super::request::ExportRequest;
 use crate::config;
 use crate::database::interval;
+use crate::resource::cohort::Cohort;
 
 /// Jobs that are looked at for a part in one turn.
 const JOBS_IN_TURN: i64 = 20;
@@ -79,6 +80,11 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
             where part.job_id = job.id and part.state <> 'done' and part.estimated_bytes <= $1
                 and part.not_before <= clock_timestamp()
                 and (part.state = 'pending' or part.lease_until < clock_timestamp())
+                -- What is referred to is known when all else is done.
+                and (part.stage <> 'referenced' or not exists (
+                    select from export_part as first
+                    where first.job_id = part.job_id and first.stage <> 'referenced' and first.state <> 'done'
+                ))
         )
         order by
             -- Owners in turn, also over jobs that are done: else many small ones would come before one that is large.
@@ -112,6 +118,10 @@ async fn claim_of(
             where job_id = $1 and state <> 'done' and estimated_bytes <= $2
                 and not_before <= clock_timestamp()
                 and (state = 'pending' or lease_until < clock_timestamp())
+                and (stage <> 'referenced' or not exists (
+                    select from export_part as first
+                    where first.job_id = $1 and first.stage <> 'referenced' and first.state <> 'done'
+                ))
             -- The large ones first, so that none is left alone at the end.
             order by estimated_bytes desc, ordinal
             limit 1
@@ -144,16 +154,24 @@ async fn claim_of(
 }
 
 fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
+    let stage = Stage::from(claimed.stage.as_str());
+    let (cohort, window) = match stage {
+        Stage::Referenced => (Cohort::Referenced(job.id), job.request.context_window(job.transaction_time)),
+        Stage::Output | Stage::Deleted => {
+            (job.request.cohort(job.id), job.request.window(job.transaction_time, job.history_floor))
+        }
+    };
     Lease {
         job: job.id,
         ordinal: claimed.ordinal,
         attempt: claimed.attempt,
         failures: claimed.failures,
-        stage: if claimed.stage == Stage::Deleted.as_str() { Stage::Deleted } else { Stage::Output },
+        stage,
         resource_types: claimed.resource_types,
         keys: claimed.key_from..claimed.key_to,
-        cohort: job.request.cohort(job.id),
-        window: job.request.window(job.transaction_time, job.history_floor),
+        cohort,
+        window,
+        referenced: (stage == Stage::Output).then(|| job.request.wanted_references()).flatten(),
         elements: job.request.elements.clone(),
         file_size: job.request.file_size(config.file_target),
         written: AtomicI64::new(0),
@@ -222,6 +240,10 @@ pub(super) async fn next_due(pool: &PgPool, appetite: Appetite) -> Result<Option
             select case part.state when 'running' then part.lease_until else part.not_before end
             from export_part as part join export_job as job on job.id = part.job_id
             where job.state = 'running' and part.state <> 'done' and part.estimated_bytes <= $1
+                and (part.stage <> 'referenced' or not exists (
+                    select from export_part as first
+                    where first.job_id = part.job_id and first.stage <> 'referenced' and first.state <> 'done'
+                ))
         ) as unfinished"#,
         appetite.max_bytes()
     )

@@ -2,10 +2,11 @@
 //! say? That they do follows from how they are made; a completed export that misses something is the one thing that
 //! must never be, so it is not left to reasoning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::part::Stage;
@@ -27,7 +28,9 @@ struct Done {
 pub(super) async fn gap(connection: &mut PgConnection, job: Uuid) -> Result<Option<String>, sqlx::Error> {
     let planned = sqlx::query!(
         r#"-- export.coverage.planned
-        select planned_types, request ->> 'since' is not null as "has_deletions!" from export_job where id = $1"#,
+        select planned_types, request ->> 'since' is not null as "has_deletions!",
+            coalesce(request -> 'referenced', '[]') as "referenced!: Json<BTreeSet<String>>"
+        from export_job where id = $1"#,
         job
     )
     .fetch_one(&mut *connection)
@@ -44,15 +47,20 @@ pub(super) async fn gap(connection: &mut PgConnection, job: Uuid) -> Result<Opti
     let stored = binary::resources_by_part(connection, job).await?;
     // A job that was planned by a version without this check has no such list.
     let types = planned.planned_types.unwrap_or_default();
+    let (referenced, types): (Vec<_>, Vec<_>) =
+        types.into_iter().partition(|planned_type| planned.referenced.contains(planned_type));
     let stages: &[Stage] = if planned.has_deletions { &[Stage::Output, Stage::Deleted] } else { &[Stage::Output] };
-    Ok(keys_gap(stages, &types, &parts).or_else(|| resources_gap(&parts, &stored)))
+    let planned = [(stages, types), (&[Stage::Referenced], referenced)];
+    Ok(keys_gap(&planned, &parts).or_else(|| resources_gap(&parts, &stored)))
 }
 
-/// Every planned type in every stage, and every type of a part, has all keys, each once.
-fn keys_gap(stages: &[Stage], types: &[String], parts: &[Done]) -> Option<String> {
+/// Every planned type in every of its stages, and every type of a part, has all keys, each once.
+fn keys_gap(planned: &[(&[Stage], Vec<String>)], parts: &[Done]) -> Option<String> {
     let mut ranges: BTreeMap<(&str, &str), Vec<Range<i64>>> = BTreeMap::new();
-    for stage in stages {
-        ranges.extend(types.iter().map(|resource_type| ((stage.as_str(), resource_type.as_str()), Vec::new())));
+    for (stages, types) in planned {
+        for stage in *stages {
+            ranges.extend(types.iter().map(|resource_type| ((stage.as_str(), resource_type.as_str()), Vec::new())));
+        }
     }
     for part in parts {
         for resource_type in &part.resource_types {
@@ -73,7 +81,8 @@ fn is_all_keys(mut ranges: Vec<Range<i64>>) -> bool {
 /// The files of every part hold as many resources as it has put out.
 fn resources_gap(parts: &[Done], stored: &BTreeMap<(i32, String), i64>) -> Option<String> {
     parts.iter().find_map(|part| {
-        let found = stored.get(&(part.ordinal, part.stage.clone())).copied().unwrap_or_default();
+        let kind = Stage::from(part.stage.as_str()).kind().as_str().to_owned();
+        let found = stored.get(&(part.ordinal, kind)).copied().unwrap_or_default();
         let Done { ordinal, resources, .. } = part;
         (found != *resources).then(|| format!("part {ordinal} put out {resources} resources, its files hold {found}"))
     })
@@ -109,8 +118,8 @@ mod tests {
                 parts.push(part(ordinal, &["Task"], from..to));
                 from = to;
             }
-            let planned = ["Task".to_owned()];
-            prop_assert_eq!(keys_gap(&[Stage::Output], &planned, &parts), None);
+            let planned: [(&[Stage], _); 1] = [(&[Stage::Output], vec!["Task".to_owned()])];
+            prop_assert_eq!(keys_gap(&planned, &parts), None);
             let which = which.index(parts.len());
             match change {
                 0 => drop(parts.remove(which)),
@@ -118,18 +127,22 @@ mod tests {
                 2 => parts[which].key_from += 1,
                 _ => parts[which].key_to -= 1,
             }
-            prop_assert!(keys_gap(&[Stage::Output], &planned, &parts).is_some());
+            prop_assert!(keys_gap(&planned, &parts).is_some());
         }
     }
 
     #[test]
     fn a_planned_type_without_a_part_is_found() {
-        let planned = ["Device".to_owned(), "Task".to_owned()];
         let parts = [part(0, &["Task"], ALL_KEYS)];
-        let gap = keys_gap(&[Stage::Output], &planned, &parts).unwrap();
-        assert_eq!(gap, "the parts do not cover Device (output) exactly once");
-        let gap = keys_gap(&[Stage::Output, Stage::Deleted], &planned[1..], &parts).unwrap();
-        assert_eq!(gap, "the parts do not cover Task (deleted) exactly once");
+        let gap = |stages: &[Stage], types: &[&str]| {
+            keys_gap(&[(stages, types.iter().map(|name| (*name).to_owned()).collect())], &parts).unwrap()
+        };
+        let both = gap(&[Stage::Output], &["Device", "Task"]);
+        assert_eq!(both, "the parts do not cover Device (output) exactly once");
+        let deleted = gap(&[Stage::Output, Stage::Deleted], &["Task"]);
+        assert_eq!(deleted, "the parts do not cover Task (deleted) exactly once");
+        let referenced = gap(&[Stage::Referenced], &["Device"]);
+        assert_eq!(referenced, "the parts do not cover Device (referenced) exactly once");
     }
 
     #[test]
@@ -139,5 +152,7 @@ mod tests {
         assert_eq!(resources_gap(&parts, &stored(3)), None);
         assert_eq!(resources_gap(&parts, &stored(2)).unwrap(), "part 0 put out 3 resources, its files hold 2");
         assert!(resources_gap(&parts, &BTreeMap::new()).is_some());
+        let referenced = [Done { stage: "referenced".to_owned(), ..parts[0].clone() }];
+        assert_eq!(resources_gap(&referenced, &stored(3)), None);
     }
 }

@@ -9,8 +9,10 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::announcement::announce_work;
 use super::elements::ElementList;
 use super::lease::{Leased, lost_if_none};
+use super::referenced::Wanted;
 use super::run::run;
 use super::trouble::Trouble;
 use super::worker::Workers;
@@ -29,6 +31,15 @@ pub(super) enum Stage {
     Output,
     /// The deletions since `_since`.
     Deleted,
+    /// The resources to which those of the output refer.
+    Referenced,
+}
+
+impl From<&str> for Stage {
+    /// The column has a check constraint; besides these there is only `outcome`, which nobody works on.
+    fn from(text: &str) -> Self {
+        [Self::Deleted, Self::Referenced].into_iter().find(|stage| stage.as_str() == text).unwrap_or(Self::Output)
+    }
 }
 
 impl Stage {
@@ -36,12 +47,13 @@ impl Stage {
         match self {
             Self::Output => "output",
             Self::Deleted => "deleted",
+            Self::Referenced => "referenced",
         }
     }
 
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::Output => Kind::Output,
+            Self::Output | Self::Referenced => Kind::Output,
             Self::Deleted => Kind::Deleted,
         }
     }
@@ -64,6 +76,8 @@ pub(super) struct Lease {
     pub(super) keys: Range<i64>,
     pub(super) window: Window,
     pub(super) cohort: Cohort,
+    /// The references to note, if any are.
+    pub(super) referenced: Option<Wanted>,
     pub(super) elements: ElementList,
     pub(super) file_size: FileSize,
     /// Resources read so far.
@@ -258,22 +272,24 @@ impl Leased for Lease {
     }
 }
 
-/// Completes the job when no part is left, and fails it if its parts are not the whole; its row is locked by this
-/// transaction.
+/// Completes the job when no part is left, and fails it if its parts are not the whole; wakes the workers when only
+/// those parts are left that have waited for all others. The job's row is locked by this transaction.
 pub(super) async fn complete_job_if_done(
     transaction: &mut PgConnection,
     job: Uuid,
     retention: Duration,
 ) -> Result<(), Error> {
-    let is_done = sqlx::query_scalar!(
-        r#"-- export.part.job_is_done
-        select not exists (select from export_part where job_id = $1 and state <> 'done') as "done!""#,
+    let only_referenced_are_left = sqlx::query_scalar!(
+        "-- export.part.left
+        select bool_and(stage = 'referenced') from export_part where job_id = $1 and state <> 'done'",
         job
     )
     .fetch_one(&mut *transaction)
     .await?;
-    if !is_done {
-        return Ok(());
+    match only_referenced_are_left {
+        Some(true) => return Ok(announce_work(transaction).await?),
+        Some(false) => return Ok(()),
+        None => {}
     }
     if let Some(gap) = coverage::gap(transaction, job).await? {
         let reason =

@@ -1,6 +1,7 @@
 //! Planning: takes the transaction time, then cuts the work into parts. Both transactions are short, whatever the
 //! size of the store.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ use crate::resource::clock;
 use crate::resource::cohort::{self, Access};
 use crate::resource::read::Window;
 use crate::resource::sample::{ALL_KEYS, Sample, filled};
+
+/// Bytes of a page of Postgres, unless it was built otherwise: for estimates.
+const PAGE: i64 = 8192;
 
 /// A job that is to be planned, leased to this worker.
 pub(super) struct Planning {
@@ -187,10 +191,15 @@ impl Planning {
         let access = self.request.cohort(self.job).access(&mut transaction).await?;
         let types = if access.is_empty() { Vec::new() } else { self.request.types.iter().copied().collect() };
         let filled = filled(&mut transaction, &types).await?;
-        let parts = parts(&mut transaction, &filled, window, access, part_size).await?;
-        let planned: Vec<&str> = filled.iter().map(|(resource_type, _)| resource_type.as_str()).collect();
-        self.start(&mut transaction, &planned).await?;
-        Volume::take(&mut transaction, self.job, parts.iter().map(|part| part.bytes).sum()).await?;
+        let mut parts = parts(&mut transaction, &filled, window, access, part_size).await?;
+        // How much will come of what is referred to is not known: it is not counted.
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        if !parts.is_empty() {
+            parts.extend(self.referenced_parts(&mut transaction).await?);
+        }
+        let planned: BTreeSet<&str> = parts.iter().flat_map(|part| &part.types).map(|listed| listed.as_str()).collect();
+        self.start(&mut transaction, &planned.into_iter().collect::<Vec<_>>()).await?;
+        Volume::take(&mut transaction, self.job, bytes).await?;
         store(&mut transaction, self.job, &parts).await?;
         if !remarks.is_empty() {
             let ordinal = i32::try_from(parts.len()).unwrap_or(i32::MAX);
@@ -212,8 +221,24 @@ impl Planning {
         Ok(remarks)
     }
 
-    /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other; with it the
-    /// history that is there then, so that it stays.
+    /// One for each type of which resources come that others refer to. That is no more than there is of the type.
+    async fn referenced_parts(
+        &self,
+        transaction: &mut PgConnection,
+    ) -> Result<impl Iterator<Item = Planned>, sqlx::Error> {
+        let types: Vec<ResourceType> = self.request.referenced.iter().copied().collect();
+        let filled = filled(transaction, &types).await?;
+        Ok(filled.into_iter().map(|(resource_type, pages)| Planned {
+            stage: Stage::Referenced,
+            types: vec![resource_type],
+            keys: ALL_KEYS,
+            resources: 0,
+            bytes: pages.saturating_mul(PAGE),
+        }))
+    }
+
+    /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other; with it
+    /// the history that is there then, so that it stays.
     async fn take_transaction_time(&self, pool: &PgPool) -> Result<Window, Error> {
         let (mut transaction, clock::Taken { at, pruned_until }) = clock::take_transaction_time(pool).await?;
         let floor = self.request.history.then_some(pruned_until);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::elements::ElementList;
 use super::level::Level;
+use super::referenced::Wanted;
 use crate::binary::ndjson::FileSize;
 use crate::config::ByteSize;
 use crate::database::ABLE;
@@ -48,6 +49,9 @@ pub(crate) struct ExportRequest {
     pub(crate) new_members_full_history: bool,
     /// The types to export: those asked for, else all the caller may have.
     pub(crate) types: BTreeSet<ResourceType>,
+    /// The types outside the compartment of which those resources come that others refer to (rules G4, H8).
+    #[serde(default)]
+    pub(crate) referenced: BTreeSet<ResourceType>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub(crate) since: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -89,6 +93,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) lenient: bool,
     /// The types the caller may have.
     pub(crate) granted: &'a TypeGrant,
+    /// The types outside the compartment that come where others refer to them.
+    pub(crate) referenced: &'a BTreeSet<ResourceType>,
     /// Where absolute references to our Patients point.
     pub(crate) bases: &'a PatientBases,
 }
@@ -135,6 +141,18 @@ impl ExportRequest {
         Window { at, since: self.since, until: self.until, history }
     }
 
+    /// The same of what that refers to: its state, whether or not it changed after `_since` (rule B18).
+    pub(crate) fn context_window(&self, at: OffsetDateTime) -> Window {
+        Window { at, since: None, until: self.until, history: None }
+    }
+
+    /// The references that are followed; none, if none are.
+    pub(super) fn wanted_references(&self) -> Option<Wanted> {
+        // Of the kick-off's URL, so that all replicas take the same URLs for theirs.
+        let base = self.url.split_once(&format!("/{}", self.level.path())).map_or("", |(base, _)| base);
+        (!self.referenced.is_empty()).then(|| Wanted { types: self.referenced.clone(), base: base.to_owned() })
+    }
+
     /// When files end. With a minimum they do with their part, or where the maximum wants it.
     pub(crate) fn file_size(&self, target: ByteSize) -> FileSize {
         let max = self.max_file_size.unwrap_or(u64::MAX);
@@ -159,6 +177,7 @@ impl<'a> Reader<'a> {
             patients: BTreeSet::new(),
             new_members_full_history: false,
             types: BTreeSet::new(),
+            referenced: BTreeSet::new(),
             since: None,
             until: None,
             export_id: None,
@@ -223,6 +242,9 @@ impl<'a> Reader<'a> {
             match ResourceType::parse(name) {
                 Some(found) if found.is_exportable() && self.request.level.includes(found) => {
                     self.request.types.insert(found);
+                }
+                Some(found) if self.terms.referenced.contains(&found) => {
+                    self.request.referenced.insert(found);
                 }
                 // HAPI's words (rule B.5).
                 Some(found) if found.is_exportable() => self.unsupported(format!(
@@ -323,8 +345,9 @@ impl<'a> Reader<'a> {
         if names.len() > MAX_ELEMENTS {
             return self.invalid(IssueType::TooLong, format!("_elements: at most {MAX_ELEMENTS} may be named."));
         }
+        let types = &self.request.types | &self.request.referenced;
         for name in &names {
-            if let Err(text) = self.request.elements.add(name, &self.request.types) {
+            if let Err(text) = self.request.elements.add(name, &types) {
                 self.unsupported(text);
             }
         }
@@ -364,6 +387,10 @@ impl<'a> Reader<'a> {
             let level = &self.request.level;
             let types = ResourceType::exportable().filter(|t| granted.allows(*t) && level.includes(*t));
             self.request.types = types.collect();
+            if *level != Level::System {
+                let referenced = self.terms.referenced.iter().filter(|t| granted.allows(**t));
+                self.request.referenced = referenced.copied().collect();
+            }
         }
         self.resolve_elements();
         if let (Some(since), Some(until)) = (self.request.since, self.request.until)
@@ -381,12 +408,19 @@ impl<'a> Reader<'a> {
         }
         if self.types_given && self.request.types.is_empty() && self.issues.is_empty() {
             // To leave _type out would export everything.
-            self.invalid(IssueType::Value, "_type names no supported resource type.".to_owned());
+            let text = match self.request.referenced.first() {
+                None => "_type names no supported resource type.".to_owned(),
+                Some(referenced) => format!(
+                    "_type: {referenced} resources come where others refer to them; name also the types of those, such \
+                     as Encounter."
+                ),
+            };
+            self.invalid(IssueType::Value, text);
         }
         if !self.issues.is_empty() {
             return Err(Refused::Invalid(self.issues));
         }
-        let mut needed = self.request.types.clone();
+        let mut needed = &self.request.types | &self.request.referenced;
         if matches!(self.request.level, Level::Group(_)) {
             // Whoever gets what belongs to the members of a Group learns who they are (rule B15).
             needed.insert(ResourceType::GROUP);
@@ -420,8 +454,14 @@ mod tests {
     }
 
     fn read_at(level: Level, query: &str, lenient: bool) -> Result<ExportRequest, Refused> {
-        let terms = Terms { lenient, granted: &TypeGrant::All, bases: &PatientBases::default() };
-        ExportRequest::read("u".into(), level, &from_query(query), terms)
+        let terms = Terms {
+            lenient,
+            granted: &TypeGrant::All,
+            referenced: &["Practitioner", "Location"].into_iter().filter_map(ResourceType::parse).collect(),
+            bases: &PatientBases::default(),
+        };
+        let url = format!("https://h/fhir/{}", level.path());
+        ExportRequest::read(url, level, &from_query(query), terms)
     }
 
     fn refused(query: &str) -> Vec<Issue> {
@@ -547,11 +587,17 @@ mod tests {
     #[test]
     fn types_are_limited_to_those_granted() {
         let granted = TypeGrant::Only([ResourceType::PATIENT].into());
-        let terms = Terms { lenient: true, granted: &granted, bases: &PatientBases::default() };
+        let practitioner = ResourceType::parse("Practitioner").unwrap();
+        let referenced = BTreeSet::from([practitioner]);
+        let terms =
+            Terms { lenient: true, granted: &granted, referenced: &referenced, bases: &PatientBases::default() };
         let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query), terms);
         assert_eq!(read(Level::System, "").unwrap().types.len(), 1);
         let task = ResourceType::parse("Task").unwrap();
         assert_eq!(read(Level::System, "_type=Task,Patient"), Err(Refused::Forbidden(vec![task])));
+        assert!(read(Level::Patients, "").unwrap().referenced.is_empty());
+        let named = read(Level::Patients, "_type=Practitioner,Patient");
+        assert_eq!(named, Err(Refused::Forbidden(vec![practitioner])));
         let group = Level::Group("g".into());
         assert_eq!(read(group, "_type=Patient"), Err(Refused::Forbidden(vec![ResourceType::GROUP])));
     }
@@ -575,5 +621,23 @@ mod tests {
         let request = read_at(Level::Patients, "_type=Patient,Task", true).unwrap();
         assert_eq!((request.types.len(), request.remarks.len()), (1, 1));
         assert!(read_at(Level::Patients, "_type=Task", true).is_err());
+    }
+
+    // G4, H8
+    #[test]
+    fn configured_types_come_by_reference_below_the_system() {
+        let wanted = |level, query| read_at(level, query, false).unwrap().wanted_references();
+        let types = |wanted: Option<Wanted>| wanted.map_or(0, |wanted| wanted.types.len());
+        assert_eq!(types(wanted(Level::System, "")), 0);
+        assert_eq!(types(wanted(Level::System, "_type=Practitioner")), 0);
+        assert_eq!(types(wanted(Level::Group("g".into()), "")), 2);
+        assert_eq!(types(wanted(Level::Patients, "_type=Patient")), 0);
+        assert_eq!(types(wanted(Level::Patients, "_type=Patient,Location")), 1);
+        assert_eq!(wanted(Level::Patient("p".into()), "").unwrap().base, "https://h/fhir");
+        assert!(read_at(Level::Patients, "_type=Location&_elements=name,telecom,Patient.name", false).is_err());
+        let elements = "_type=Location,Patient&_elements=position";
+        assert!(read_at(Level::Patients, elements, false).is_ok());
+        let Err(Refused::Invalid(issues)) = read_at(Level::Patients, "_type=Location", true) else { panic!() };
+        assert!(issues[0].text.contains("Location resources come where others refer"), "{issues:?}");
     }
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{Connection, PgConnection, Row, ValueRef};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::elements::ElementList;
 use super::governor::Paced;
 use super::part::{Lease, Stage};
+use super::referenced::{self, Batch, Collector};
 use super::remark::remark;
 use super::worker::Workers;
 use crate::binary::Unwritten;
@@ -55,7 +57,8 @@ async fn run_on(
     let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);
-    let mut sink = Sink { lines, read: &lease.written, paced: Paced::new(&workers.governor) };
+    let (references, mut batches) = lease.referenced.clone().map(Collector::of).unzip();
+    let mut sink = Sink { lines, references, read: &lease.written, paced: Paced::new(&workers.governor) };
 
     let read = async move {
         match read_slices(reader, lease, &slices, &mut sink).await {
@@ -66,10 +69,13 @@ async fn run_on(
         // Here the sink is dropped, which ends the pipeline.
     };
     let store = async {
-        while let Some(packed) = chunks.recv().await {
-            files.write(&mut transaction, packed).await?;
+        loop {
+            tokio::select! {
+                Some(packed) = chunks.recv() => files.write(&mut transaction, packed).await?,
+                Some(batch) = next(&mut batches) => referenced::store(&mut transaction, lease.job, &batch).await?,
+                else => return Ok::<_, Error>(()),
+            }
         }
-        Ok::<_, Error>(())
     };
     let (oversized, ()) = tokio::try_join!(read, store)?;
     compressor.await.map_err(Unwritten::from)?.map_err(Unwritten::from)?;
@@ -84,6 +90,11 @@ async fn run_on(
     lease.complete(&mut transaction, stored, workers.retention).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// The next batch of references, if any are collected.
+async fn next(batches: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
+    batches.as_mut()?.recv().await
 }
 
 /// What the client is told when its limit could not be kept: to leave resources out would be worse (rule G13).
@@ -118,6 +129,8 @@ impl From<Gone> for Stopped {
 /// Where what is read goes.
 struct Sink<'a> {
     lines: Lines,
+    /// Notes what they refer to, if that is to come, too.
+    references: Option<Collector>,
     /// Counts the resources.
     read: &'a AtomicI64,
     paced: Paced<'a>,
@@ -126,8 +139,15 @@ struct Sink<'a> {
 impl Sink<'_> {
     async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
         self.lines.begin_line(line.len() as u64, resource_type).await?;
-        self.lines.append(line).await?;
+        self.append(line).await?;
         self.end_line(resource_type).await
+    }
+
+    async fn append(&mut self, piece: &[u8]) -> Result<(), Gone> {
+        if let Some(references) = &mut self.references {
+            references.read(piece).await?;
+        }
+        self.lines.append(piece).await
     }
 
     /// What the subset leaves of a resource.
@@ -137,7 +157,7 @@ impl Sink<'_> {
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.lines.begin_line(bytes, resource_type).await?;
         for piece in pieces {
-            self.lines.append(piece.as_bytes()).await?;
+            self.append(piece.as_bytes()).await?;
         }
         Ok(self.end_line(resource_type).await?)
     }
@@ -157,9 +177,12 @@ async fn read_slices(
 ) -> Result<(), Stopped> {
     for slice in slices {
         match lease.stage {
-            Stage::Output => read_resources(reader, slice, &lease.elements, sink).await?,
+            Stage::Output | Stage::Referenced => read_resources(reader, slice, &lease.elements, sink).await?,
             Stage::Deleted => read_deletions(reader, slice, sink).await?,
         }
+    }
+    if let Some(references) = &mut sink.references {
+        references.pass_on().await?;
     }
     // Deletions of all types share their files.
     Ok(sink.lines.end_file(DELETIONS).await?)
@@ -215,7 +238,7 @@ async fn read_in_pieces(
         if piece.offset == 0 {
             sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
         }
-        sink.lines.append(&piece.bytes).await?;
+        sink.append(&piece.bytes).await?;
     }
     Ok(sink.end_line(type_name).await?)
 }

@@ -44,6 +44,17 @@ pub(crate) fn relative_id(reference: &str, resource_type: ResourceType) -> Optio
     (found == resource_type.as_str() && is_id(id)).then_some(id)
 }
 
+/// Type and id in the literal reference to a resource of this server: relative, or absolute below its base.
+pub(crate) fn own<'a>(reference: &'a str, base: &str) -> Option<(ResourceType, &'a str)> {
+    let unversioned = without_version(reference)?;
+    let relative = match unversioned.strip_prefix(base) {
+        Some(below) if !base.is_empty() => below.strip_prefix('/')?,
+        _ => unversioned,
+    };
+    let (resource_type, id) = relative.split_once('/')?;
+    Some((ResourceType::parse(resource_type)?, is_id(id).then_some(id)?))
+}
+
 /// Whether the text is a FHIR id: 1 to 64 letters, digits, `-` and `.`.
 pub(crate) fn is_id(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
@@ -71,6 +82,30 @@ fn is_http_base(base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_references_are_relative_or_below_the_base() {
+        let base = "https://h.example/fhir";
+        let own = |reference| own(reference, base).map(|(resource_type, id)| (resource_type.as_str(), id));
+        for reference in ["Location/a", "Location/a/_history/3", "https://h.example/fhir/Location/a/_history/3"] {
+            assert_eq!(own(reference), Some(("Location", "a")), "{reference}");
+        }
+        for reference in [
+            "https://h.example/fhir2/Location/a",
+            "https://h.example/Location/a",
+            "http://h.example/fhir/Location/a",
+            "https://h.example/fhir/x/Location/a",
+            "#a",
+            "Location?name=a",
+            "Location/a b",
+            "Location/",
+            "/Location/a",
+            "Locations/a",
+            "urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0",
+        ] {
+            assert_eq!(own(reference), None, "{reference}");
+        }
+    }
 
     fn any(reference: &str) -> Option<&str> {
         patient_id(reference, &PatientBases::default())

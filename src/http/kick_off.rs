@@ -95,7 +95,12 @@ async fn kick_off(
     check_headers(headers, &prefer)?;
     let key = idempotency_key(headers)?;
     let bases = PatientBases::from(app.config.store.patient_bases.clone());
-    let terms = Terms { lenient: prefer.lenient, granted: &caller.types, bases: &bases };
+    let terms = Terms {
+        lenient: prefer.lenient,
+        granted: &caller.types,
+        referenced: &app.config.include.referenced,
+        bases: &bases,
+    };
     let mut request = ExportRequest::read(url, level, parameters, terms)?;
     request.separate_status = prefer.separate_export_status;
     request.new_members_full_history = app.config.group.new_members_full_history;

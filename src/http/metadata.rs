@@ -1,5 +1,6 @@
 //! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -31,8 +32,8 @@ pub(super) async fn operation_definition(
 ) -> Result<Response, ApiError> {
     let definition = match id.as_str() {
         EXPORT => export_definition(&app.base, app.config.wire.dialect()),
-        PATIENT_EXPORT => patient_export_definition(&app.base, app.config.wire.dialect()),
-        GROUP_EXPORT => group_export_definition(&app.base, app.config.wire.dialect()),
+        PATIENT_EXPORT => patient_export_definition(&app),
+        GROUP_EXPORT => group_export_definition(&app),
         POLL_STATUS => poll_status_definition(&app.base),
         _ => {
             return Err(ApiError::not_found(format!(
@@ -147,14 +148,30 @@ fn export_definition(base: &str, dialect: Dialect) -> Value {
     definition
 }
 
-fn patient_export_definition(base: &str, dialect: Dialect) -> Value {
+/// What is said of resources that come because others refer to them (rules B18, G4, H8); nothing if none do.
+fn referenced(types: &BTreeSet<ResourceType>) -> String {
+    if types.is_empty() {
+        return String::new();
+    }
+    let types = types.iter().map(|listed| listed.as_str()).collect::<Vec<_>>().join(", ");
+    format!(
+        " Besides come the resources of {types} to which what comes out refers, as of the transaction time and whether \
+         or not they changed after _since; with _type, of those types that it names. A change of theirs alone, or a \
+         deletion, is not told by _since."
+    )
+}
+
+fn patient_export_definition(app: &App) -> Value {
     let mut definition = kick_off(
-        base,
-        dialect,
+        &app.base,
+        app.config.wire.dialect(),
         PATIENT_EXPORT,
         "FHIR Bulk Data Patient Level Export",
-        "As at system level, of what is in the Patient compartment: of all patients, of the one in the URL, or of \
-         those given as patient. A Provenance is there with what it is about.",
+        &format!(
+            "As at system level, of what is in the Patient compartment: of all patients, of the one in the URL, or of \
+             those given as patient. A Provenance is there with what it is about.{}",
+            referenced(&app.config.include.referenced)
+        ),
     );
     definition["system"] = json!(false);
     definition["type"] = json!(true);
@@ -164,14 +181,17 @@ fn patient_export_definition(base: &str, dialect: Dialect) -> Value {
     definition
 }
 
-fn group_export_definition(base: &str, dialect: Dialect) -> Value {
+fn group_export_definition(app: &App) -> Value {
     let mut definition = kick_off(
-        base,
-        dialect,
+        &app.base,
+        app.config.wire.dialect(),
         GROUP_EXPORT,
         "FHIR Bulk Data Group Level Export",
-        "As at patient level, of the patients who are members at the transaction time: active ones, in their period, \
-         also those of Groups that are members.",
+        &format!(
+            "As at patient level, of the patients who are members at the transaction time: active ones, in their \
+             period, also those of Groups that are members.{}",
+            referenced(&app.config.include.referenced)
+        ),
     );
     definition["system"] = json!(false);
     definition["instance"] = json!(true);
@@ -215,8 +235,8 @@ fn export_parameters() -> Vec<Value> {
             "boolean",
             "1",
             "true: all versions that are kept, not only the current ones; with _since and _until those dated between. \
-            Deletions are no versions: with _since they come in `deleted`, to be applied last, for the versions of what is \
-            deleted by then are in `output`. Of a patient those that were in the Patient compartment themselves.",
+            Deletions are no versions: with _since they come in `deleted`, to be applied last, for the versions of what \
+            is deleted by then are in `output`. Of a patient those that were in the Patient compartment themselves.",
         ),
         parameter(
             "_elements",

@@ -9,6 +9,7 @@ mod members;
 mod patients;
 #[cfg(test)]
 mod properties;
+mod references;
 mod refused;
 mod scan;
 mod subset;
@@ -20,6 +21,7 @@ use serde::de::IgnoredAny;
 use time::OffsetDateTime;
 
 use self::members::Members;
+pub(crate) use self::references::References;
 pub use self::refused::Refused;
 pub(crate) use self::subset::Subset;
 use crate::fhir::instant;

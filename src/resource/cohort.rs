@@ -1,5 +1,6 @@
-//! Whose resources an export reads: everybody's, those of any patient, or those of the patients frozen for it in
-//! `export_patient`; and the SQL that picks them (rules H1 to H3, H9, H10).
+//! Whose resources an export reads: everybody's, those of any patient, those of the patients frozen for it in
+//! `export_patient`, or those in `export_reference`, to which these refer; and the SQL that picks them (rules H1 to H3,
+//! H8 to H10).
 
 use std::collections::BTreeSet;
 
@@ -29,6 +30,8 @@ pub(crate) enum Cohort {
     AnyPatient,
     /// What is in the compartment of a Patient frozen for this job.
     Frozen(Uuid),
+    /// What the resources that this job has put out refer to.
+    Referenced(Uuid),
 }
 
 /// How to get at it. What comes out is the same, whichever way.
@@ -40,6 +43,8 @@ pub(crate) enum Access {
     Scan(Frozen),
     /// Every one of the patients is asked for its rows.
     ByPatient(Frozen),
+    /// Every reference is looked up.
+    Referenced(Uuid),
 }
 
 /// The patients frozen for a job.
@@ -85,6 +90,7 @@ impl Cohort {
         let job = match self {
             Self::Everything => return Ok(Access::Everything),
             Self::AnyPatient => return Ok(Access::AnyPatient),
+            Self::Referenced(job) => return Ok(Access::Referenced(job)),
             Self::Frozen(job) => job,
         };
         let size = sqlx::query!(
@@ -140,6 +146,7 @@ impl Access {
                 self.push_belonging(query, resource_type, at);
             }
             Self::ByPatient(frozen) => frozen.push_rows_by_patient(query, resource_type, at, None),
+            Self::Referenced(job) => push_rows_by_reference(query, resource_type, job, at),
         }
     }
 
@@ -174,7 +181,7 @@ impl Access {
                 self.push_has_member(query, "patients", Which::All);
                 query.push("))");
             }
-            Self::AnyPatient | Self::Scan(_) | Self::ByPatient(_) => {
+            Self::AnyPatient | Self::Scan(_) | Self::ByPatient(_) | Self::Referenced(_) => {
                 query.push(" where ");
                 self.push_is_of(query, resource_type, at, Which::All);
             }
@@ -224,6 +231,7 @@ impl Access {
                 query.push(" and patient_id = patient.id");
                 query.push(if which == Which::New { " and is_new" } else { "" }).push(" offset 0) as member)")
             }
+            Self::Referenced(job) => push_is_referenced(query, job),
         };
     }
 
@@ -300,4 +308,30 @@ impl Frozen {
         }
         query.push(") as member");
     }
+}
+
+/// The rows that are referred to: those that are current by the index on their ids, and of those superseded after this
+/// instant, for which there is no such index, all that are referred to.
+fn push_rows_by_reference(
+    query: &mut QueryBuilder<Postgres>,
+    resource_type: ResourceType,
+    job: Uuid,
+    at: OffsetDateTime,
+) {
+    query.push(" from (select current.* from (select distinct resource_id from export_reference where job_id = ");
+    query.push_bind(job).push(" and resource_type = ").push_bind(resource_type.as_str());
+    query.push(") as referenced cross join lateral (select * from resource where resource_type = ");
+    query.push_bind(resource_type.as_str());
+    query.push(" and id = referenced.resource_id and superseded_at = 'infinity' offset 0) as current ");
+    query.push("union all select * from resource where resource_type = ").push_bind(resource_type.as_str());
+    query.push(" and superseded_at > ").push_bind(at).push(" and superseded_at < 'infinity' and ");
+    push_is_referenced(query, job);
+    query.push(") as resource where true");
+}
+
+fn push_is_referenced(query: &mut QueryBuilder<Postgres>, job: Uuid) -> &mut QueryBuilder<Postgres> {
+    query.push("exists (select from export_reference as referenced where referenced.job_id = ").push_bind(job);
+    query.push(
+        " and referenced.resource_type = resource.resource_type and referenced.resource_id = resource.id offset 0)",
+    )
 }

@@ -43,6 +43,7 @@ mod poll_status;
 mod polling_too_often;
 mod pool;
 mod range;
+mod referenced;
 mod retention;
 mod roles;
 mod separate_status;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
-use super::pause_since;
+use super::{Server, pause_since};
 
 const FHIR_JSON: &str = "application/fhir+json";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,6 +118,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// The same at another server.
+    pub fn at(&self, server: &Server) -> Self {
+        Self { caller: server.anybody(), url: self.url.replace(&self.caller.base, &server.base) }
+    }
+
     pub fn id(&self) -> &str {
         self.url.rsplit('=').next().unwrap()
     }
