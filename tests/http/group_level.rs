@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::{Caller, Database, Manifest, Server};
+use crate::support::{Caller, Database, Manifest, Random, Server};
 
 async fn export(caller: &Caller, path: &str) -> Manifest {
     caller.accepted(caller.export_at(path)).await.completed().await
@@ -141,19 +141,6 @@ async fn new_members_come_with_their_whole_history() {
     assert_eq!(names(&other.anybody(), &since).await, "Flag/f Group/g");
 }
 
-/// A small generator, so that a failure can be replayed from the seed it prints.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
-}
-
 const PATIENTS: u64 = 250;
 const TYPES: [&str; 5] = ["Patient", "Observation", "Appointment", "Task", "Provenance"];
 
@@ -255,7 +242,7 @@ async fn expected(
 async fn an_export_is_what_the_store_has_of_its_patients() {
     let seed = u64::from(std::process::id()) << 20 | 0x51F7;
     println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let database = Database::create().await;
     let server = Server::start(&database).await;
     let anybody = server.anybody();

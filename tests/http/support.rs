@@ -5,6 +5,7 @@ mod client;
 mod files;
 mod issuer;
 mod postgres;
+mod random;
 pub mod schema;
 pub mod secured;
 mod server;
@@ -13,6 +14,7 @@ pub use client::{Caller, Job, Manifest};
 pub use files::{put_mebibytes, with_a_large_file, with_a_small_file};
 pub use issuer::{Issuer, trusting};
 pub use postgres::Database;
+pub use random::Random;
 pub use server::Server;
 
 use std::future::Future;
