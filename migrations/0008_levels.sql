@@ -40,6 +40,7 @@ begin
 end
 $$;
 
+-- Without fastupdate: each look-up would read through all that is not in the index yet.
 -- The resources of a patient, for each type of the Patient compartment, and the Provenances of a resource. Only of what is
 -- small: `serve` makes the indexes that are missing, without keeping anybody from writing (resource/index.rs). Until all
 -- are there, exports read whole types instead.
@@ -64,13 +65,14 @@ begin
     loop
         if pg_relation_size(format('resource_%s', lower(type))::regclass) < 32 * 1024 * 1024 then
             execute format(
-                'create index %I on %I using gin (patients)', 'resource_' || lower(type) || '_patients', 'resource_' || lower(type)
+                'create index %I on %I using gin (patients) with (fastupdate = off)',
+                'resource_' || lower(type) || '_patients', 'resource_' || lower(type)
             );
         end if;
     end loop;
     if pg_relation_size('resource_provenance') < 32 * 1024 * 1024 then
         create index resource_provenance_targets on resource_provenance
-        using gin (coalesce(targets, provenance_targets(body)));
+        using gin (coalesce(targets, provenance_targets(body))) with (fastupdate = off);
     end if;
 end
 $$;

@@ -88,11 +88,12 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
         r#"-- binary.find_for
         select file.id, file.job_id as job, coalesce(number, 0) as "volume!: Volume", resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
             owner_subject as subject, request ->> 'export_id' as export_id,
-            case kind
-                when 'output' then array[resource_type]
-                -- Deletions of all types share their files.
-                when 'deleted' then array(select jsonb_array_elements_text(request -> 'types'))
-                else '{}'
+            case
+                when kind = 'outcome' then '{}'
+                -- Deletions of all types share their files, and so do the resources of a patient.
+                when kind = 'deleted' or (request -> 'by_patient')::boolean
+                    then array(select jsonb_array_elements_text(request -> 'types'))
+                else array[resource_type]
             end as "about!"
         from binary_file as file
             join export_job as job on job.id = file.job_id
@@ -113,10 +114,13 @@ pub(crate) struct Listed {
     pub(crate) id: String,
     pub(crate) kind: String,
     pub(crate) resource_type: String,
+    /// Its lines.
     pub(crate) resources: i64,
     /// Length as NDJSON.
     pub(crate) bytes: i64,
     pub(crate) sha256: Vec<u8>,
+    /// The block in which it ends goes on in the next one.
+    pub(crate) continues: bool,
 }
 
 /// A hash as it is written for others.
@@ -129,7 +133,7 @@ pub(crate) async fn list(pool: &PgPool, job: Uuid) -> Result<Vec<Listed>, sqlx::
     sqlx::query_as!(
         Listed,
         "-- binary.list
-        select id, kind, resource_type, resources, bytes, sha256 from binary_file
+        select id, kind, resource_type, resources, bytes, sha256, continues from binary_file
         where job_id = $1 order by part, ordinal",
         job
     )
@@ -152,7 +156,7 @@ pub(crate) async fn list_page(pool: &PgPool, job: Uuid, page: i32) -> Result<Opt
     let rows = sqlx::query!(
         r#"-- binary.list_page
         select file.id as "id?", kind as "kind?", resource_type as "resource_type?", resources as "resources?",
-            bytes as "bytes?", sha256 as "sha256?",
+            bytes as "bytes?", sha256 as "sha256?", continues as "continues?",
             exists (
                 select from binary_file as later where later.job_id = job.id and coalesce(later.page, pages + 1) = $2 + 1
             ) as "has_next!"
@@ -177,6 +181,7 @@ pub(crate) async fn list_page(pool: &PgPool, job: Uuid, page: i32) -> Result<Opt
             resources: row.resources?,
             bytes: row.bytes?,
             sha256: row.sha256?,
+            continues: row.continues?,
         })
     });
     Ok(Some(Page { files: files.collect(), has_next }))

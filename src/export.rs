@@ -17,6 +17,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod announcement;
+mod block;
 pub(crate) mod chosen;
 pub(crate) mod claim;
 mod coverage;
@@ -34,6 +35,7 @@ mod referenced;
 mod remark;
 pub(crate) mod request;
 mod run;
+mod sink;
 mod trouble;
 pub(crate) mod worker;
 
@@ -57,7 +59,7 @@ pub(crate) enum Error {
     #[error("stopped")]
     Stopped,
     /// A line got lost on its way: never to be committed.
-    #[error("{read} resources were read, but {stored} stored")]
+    #[error("{read} lines were read, but {stored} stored")]
     Incomplete { read: i64, stored: i64 },
     #[error("this version of the server does not know the type {0}")]
     UnknownType(String),
@@ -69,6 +71,8 @@ pub(crate) enum Error {
     /// Postgres knows nothing of a session in which we wait for an answer.
     #[error("the connection to the database was lost")]
     SessionLost,
+    #[error("the indexes of a store that was large before are being made")]
+    IndexesMissing,
     #[error(transparent)]
     Group(#[from] group::Error),
     #[error(transparent)]
@@ -84,7 +88,7 @@ impl Error {
             Self::Database(error)
             | Self::Group(group::Error::Database(error))
             | Self::File(binary::Unwritten::Database(error)) => transient(error).is_some(),
-            Self::NoAnswer | Self::SessionLost | Self::UnknownType(_) => true,
+            Self::NoAnswer | Self::SessionLost | Self::IndexesMissing | Self::UnknownType(_) => true,
             _ => false,
         }
     }

@@ -14,15 +14,17 @@ const UNDER_WAY: usize = 2;
 /// How large files become, in bytes of NDJSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileSize {
-    /// A file ends with the line that reaches it.
+    /// A file ends with the line that reaches it, or with the block that does.
     pub(crate) target: u64,
+    /// A file ends within a block, before a line that would take it beyond this. It is at most the maximum.
+    pub(crate) split: u64,
     /// A file ends before a line that would take it beyond this; only a line that is longer by itself does that.
     pub(crate) max: u64,
 }
 
 impl FileSize {
     /// One file, however large.
-    pub(super) const ONE: Self = Self { target: u64::MAX, max: u64::MAX };
+    pub(super) const ONE: Self = Self { target: u64::MAX, split: u64::MAX, max: u64::MAX };
 }
 
 /// From the lines to the compressor.
@@ -32,6 +34,7 @@ enum Raw {
     End {
         resource_type: String,
         resources: i64,
+        continues: bool,
     },
 }
 
@@ -55,6 +58,8 @@ pub(crate) struct Chunk {
 pub(crate) struct End {
     pub(crate) resource_type: String,
     pub(crate) resources: i64,
+    /// The block in which it ends goes on in the next one.
+    pub(crate) continues: bool,
     pub(crate) crc32: u32,
     pub(crate) sha256: [u8; 32],
 }
@@ -65,10 +70,27 @@ pub(crate) struct Lines {
     resources: i64,
     bytes: u64,
     size: FileSize,
-    /// Lines that are longer than a file may be.
-    oversized: i64,
+    /// Of the block of lines under way, if they come in blocks.
+    header: Option<Header>,
+    added: Added,
     blocks: mpsc::Sender<Raw>,
     empty: mpsc::Receiver<Vec<u8>>,
+}
+
+/// The first line of a block, which stands again in each further file of it.
+struct Header {
+    line: Vec<u8>,
+    /// In the file under way.
+    is_written: bool,
+}
+
+/// What the lines that were pushed do not tell of themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// Lines that were longer than a file may be.
+    pub(crate) oversized: i64,
+    /// Headers of blocks that were written.
+    pub(crate) headers: i64,
 }
 
 /// The store is gone: it says why itself.
@@ -83,7 +105,16 @@ pub(crate) fn pipeline(
     let (packed, chunks) = mpsc::channel(UNDER_WAY);
     let (emptied, empty) = mpsc::channel(UNDER_WAY + 2);
     let compressor = tokio::task::spawn_blocking(move || compress(raw, &packed, &emptied));
-    let lines = Lines { block: Vec::with_capacity(BLOCK), resources: 0, bytes: 0, size, oversized: 0, blocks, empty };
+    let lines = Lines {
+        block: Vec::with_capacity(BLOCK),
+        resources: 0,
+        bytes: 0,
+        size,
+        header: None,
+        added: Added::default(),
+        blocks,
+        empty,
+    };
     (lines, chunks, compressor)
 }
 
@@ -95,15 +126,45 @@ impl Lines {
         self.end_line(resource_type).await
     }
 
+    /// Begins a block: the lines that follow stand under this one. Without any it is not written.
+    pub(crate) fn begin_block(&mut self, header: String) {
+        let mut line = header.into_bytes();
+        line.push(b'\n');
+        self.header = Some(Header { line, is_written: false });
+    }
+
+    /// Ends the block under way; a file that has reached its size ends with it.
+    pub(crate) async fn end_block(&mut self, resource_type: &str) -> Result<(), Gone> {
+        self.header = None;
+        if self.bytes >= self.size.target { self.end_file(resource_type).await } else { Ok(()) }
+    }
+
     /// Begins a line of so many bytes, which come in pieces.
     pub(crate) async fn begin_line(&mut self, bytes: u64, resource_type: &str) -> Result<(), Gone> {
         let with_end = bytes.saturating_add(1);
-        if with_end > self.size.max {
-            self.oversized += 1;
+        let length = |header: &Header| header.line.len() as u64;
+        let header = self.header.as_ref().map_or(0, length);
+        let due = self.header.as_ref().filter(|header| !header.is_written).map_or(0, length);
+        let limit = if self.header.is_some() { self.size.split } else { self.size.max };
+        if with_end.saturating_add(header) > self.size.max {
+            self.added.oversized += 1;
         }
-        if self.bytes.saturating_add(with_end) > self.size.max {
+        if self.bytes.saturating_add(due).saturating_add(with_end) > limit {
             self.end_file(resource_type).await?;
         }
+        self.write_header().await
+    }
+
+    /// Where a block or its next file begins.
+    async fn write_header(&mut self) -> Result<(), Gone> {
+        let Some(mut header) = self.header.take() else { return Ok(()) };
+        if !header.is_written {
+            self.append(&header.line).await?;
+            self.resources += 1;
+            self.added.headers += 1;
+            header.is_written = true;
+        }
+        self.header = Some(header);
         Ok(())
     }
 
@@ -122,22 +183,23 @@ impl Lines {
         Ok(())
     }
 
-    /// Ends the line under way; a file that has reached its size ends with it.
+    /// Ends the line under way; a file that has reached its size ends with it, unless it is one of a block.
     pub(crate) async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
         self.append(b"\n").await?;
         self.resources += 1;
-        if self.bytes >= self.size.target {
+        if self.header.is_none() && self.bytes >= self.size.target {
             self.end_file(resource_type).await?;
         }
         Ok(())
     }
 
-    /// How many lines so far were longer than a file may be.
-    pub(crate) fn oversized(&self) -> i64 {
-        self.oversized
+    /// What has been noted and added so far.
+    pub(crate) fn added(&self) -> Added {
+        self.added
     }
 
-    /// Ends the file under way, if there is one: a file holds one type, and none is empty (rule E15).
+    /// Ends the file under way, if there is one: unless it is organised, a file holds one type; and none is empty
+    /// (rule E15).
     pub(crate) async fn end_file(&mut self, resource_type: &str) -> Result<(), Gone> {
         if self.resources == 0 {
             return Ok(());
@@ -145,7 +207,8 @@ impl Lines {
         if !self.block.is_empty() {
             self.send_block().await?;
         }
-        let end = Raw::End { resource_type: resource_type.to_owned(), resources: self.resources };
+        let continues = self.header.as_mut().is_some_and(|header| std::mem::take(&mut header.is_written));
+        let end = Raw::End { resource_type: resource_type.to_owned(), resources: self.resources, continues };
         (self.resources, self.bytes) = (0, 0);
         self.blocks.send(end).await.map_err(|_| Gone)
     }
@@ -177,9 +240,10 @@ fn compress(
                 let _ = emptied.try_send(block);
                 Packed::Chunk(Chunk { data: scratch.clone(), bytes })
             }
-            Raw::End { resource_type, resources } => Packed::End(End {
+            Raw::End { resource_type, resources, continues } => Packed::End(End {
                 resource_type,
                 resources,
+                continues,
                 crc32: std::mem::take(&mut crc32).finalize(),
                 sha256: sha256.finalize_reset().into(),
             }),
@@ -202,18 +266,34 @@ mod tests {
     struct File {
         content: Vec<u8>,
         resources: i64,
+        continues: bool,
     }
 
-    fn files(lines: &[Vec<u8>], size: FileSize) -> (Vec<File>, i64) {
+    impl File {
+        fn lines(&self) -> Vec<&[u8]> {
+            self.content.split_inclusive(|byte| *byte == b'\n').collect()
+        }
+    }
+
+    /// What comes out of lines, which stand in blocks under these headers where there are any.
+    fn files(blocks: &[(Option<String>, Vec<Vec<u8>>)], size: FileSize) -> (Vec<File>, Added) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (mut sink, mut chunks, compressor) = pipeline(size);
             let feed = async move {
-                for line in lines {
-                    sink.push(line, "Basic").await.unwrap();
+                for (header, lines) in blocks {
+                    if let Some(header) = header {
+                        sink.begin_block(header.clone());
+                    }
+                    for line in lines {
+                        sink.push(line, "Basic").await.unwrap();
+                    }
+                    if header.is_some() {
+                        sink.end_block("Basic").await.unwrap();
+                    }
                 }
                 sink.end_file("Basic").await.unwrap();
-                sink.oversized()
+                sink.added()
             };
             let collect = async {
                 let (mut files, mut content) = (Vec::new(), Vec::new());
@@ -227,16 +307,16 @@ mod tests {
                             let content = std::mem::take(&mut content);
                             assert_eq!(end.crc32, crc32fast::hash(&content));
                             assert_eq!(end.sha256[..], Sha256::digest(&content)[..]);
-                            files.push(File { content, resources: end.resources });
+                            files.push(File { content, resources: end.resources, continues: end.continues });
                         }
                     }
                 }
                 assert!(content.is_empty(), "nothing is left without a file");
                 files
             };
-            let (oversized, files) = tokio::join!(feed, collect);
+            let (added, files) = tokio::join!(feed, collect);
             compressor.await.unwrap().unwrap();
-            (files, oversized)
+            (files, added)
         })
     }
 
@@ -255,8 +335,8 @@ mod tests {
             target in 1u64..3_000_000,
             max in prop_oneof![Just(u64::MAX), 1u64..3_000_000],
         ) {
-            let size = FileSize { target: target.min(max), max };
-            let (files, oversized) = files(&lines, size);
+            let size = FileSize { target: target.min(max), split: max, max };
+            let (files, added) = files(&[(None, lines.clone())], size);
             let whole: Vec<u8> = lines.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
             prop_assert!(files.iter().flat_map(|file| file.content.iter().copied()).eq(whole));
             for file in &files {
@@ -264,6 +344,7 @@ mod tests {
                 prop_assert!(count > 0 && file.resources == count as i64);
                 prop_assert!(file.content.ends_with(b"\n"));
                 prop_assert!(file.content.len() as u64 <= max || count == 1);
+                prop_assert!(!file.continues);
             }
             // Each but the last is full: it has reached its size, or the next line would not have fitted.
             for pair in files.windows(2) {
@@ -272,7 +353,60 @@ mod tests {
                 prop_assert!(bytes >= size.target || bytes + next > max);
             }
             let too_long = lines.iter().filter(|line| line.len() as u64 + 1 > max).count();
-            prop_assert_eq!(oversized, too_long as i64);
+            prop_assert_eq!(added, Added { oversized: too_long as i64, headers: 0 });
+        }
+
+        // F9, E8, G13
+        #[test]
+        fn a_block_stands_under_its_header_and_is_split_only_where_it_must_be(
+            blocks in proptest::collection::vec(proptest::collection::vec(1usize..2_000, 0..12), 0..20),
+            target in 1u64..12_000,
+            (split, max) in (1u64..20_000, prop_oneof![Just(u64::MAX), 1u64..20_000]),
+        ) {
+            let size = FileSize { target: target.min(split).min(max), split: split.min(max), max };
+            let blocks: Vec<_> = blocks.into_iter().enumerate().map(|(n, lengths)| {
+                let name = char::from(b'a' + u8::try_from(n).unwrap());
+                let lines: Vec<_> = lengths.into_iter().map(|length| vec![name as u8; length]).collect();
+                (Some(format!("#{name}")), lines)
+            }).collect();
+            let (files, added) = files(&blocks, size);
+            // Without the headers, every line once and in order.
+            let pushed: Vec<_> = blocks.iter().flat_map(|(_, lines)| lines).collect();
+            let whole: Vec<u8> = pushed.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
+            let all: Vec<&[u8]> = files.iter().flat_map(File::lines).collect();
+            prop_assert_eq!(all.iter().filter(|line| line[0] != b'#').copied().collect::<Vec<_>>().concat(), whole);
+            prop_assert_eq!(all.iter().filter(|line| line[0] == b'#').count() as i64, added.headers);
+            let too_long = pushed.iter().filter(|line| line.len() as u64 + 4 > max).count();
+            prop_assert_eq!(added.oversized, too_long as i64);
+            let mut met = std::collections::BTreeSet::new();
+            let mut is_continued = None;
+            for file in &files {
+                let lines = file.lines();
+                prop_assert_eq!(file.resources, lines.len() as i64);
+                prop_assert!(file.content.len() as u64 <= size.split || lines.len() == 2);
+                let mut under = None;
+                for (n, line) in lines.iter().enumerate() {
+                    if line[0] == b'#' {
+                        prop_assert!(lines.get(n + 1).is_some_and(|next| next[0] == line[1]), "no header is alone");
+                        let goes_on = n == 0 && is_continued == Some(line[1]);
+                        prop_assert!(met.insert(line[1]) || goes_on, "one block each");
+                        under = Some(line[1]);
+                    }
+                    prop_assert!(line[0] == b'#' || under == Some(line[0]), "every line stands under its header");
+                }
+                prop_assert!(is_continued.is_none() || is_continued == Some(lines[0][1]));
+                is_continued = under.filter(|_| file.continues);
+            }
+            prop_assert_eq!(is_continued, None);
+            for pair in files.windows(2) {
+                let [header, next] = [pair[1].lines()[0], pair[1].lines()[1]].map(|line| line.len() as u64);
+                let bytes = pair[0].content.len() as u64;
+                if pair[0].continues {
+                    prop_assert!(bytes + next > size.split, "it could have gone on");
+                } else {
+                    prop_assert!(bytes >= size.target || bytes + header + next > size.split);
+                }
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Files {
     chunks: i32,
     bytes: i64,
     deflated_bytes: i64,
-    /// Of the files that are whole.
+    /// Lines of the files that are whole.
     resources: i64,
 }
 
@@ -27,7 +27,7 @@ impl Files {
         Self { place, id: random_id(), ordinal: 0, chunks: 0, bytes: 0, deflated_bytes: 0, resources: 0 }
     }
 
-    /// How many resources the files written so far hold.
+    /// How many lines the files written so far hold: resources, and headers of blocks.
     pub(crate) fn resources(&self) -> i64 {
         self.resources
     }
@@ -92,8 +92,9 @@ impl Files {
         sqlx::query!(
             "-- binary.store.file
             insert into binary_file
-                (id, job_id, part, ordinal, kind, resource_type, resources, bytes, crc32, sha256, deflated_bytes)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                (id, job_id, part, ordinal, kind, resource_type, resources, bytes, crc32, sha256, deflated_bytes,
+                continues)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             self.id,
             self.place.job,
             self.place.part,
@@ -104,7 +105,8 @@ impl Files {
             self.bytes,
             i64::from(end.crc32),
             &end.sha256[..],
-            self.deflated_bytes
+            self.deflated_bytes,
+            end.continues
         )
         .execute(transaction)
         .await?;

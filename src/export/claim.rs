@@ -173,6 +173,7 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         window,
         referenced: (stage == Stage::Output).then(|| job.request.wanted_references()).flatten(),
         elements: job.request.elements.clone(),
+        by_patient: job.request.by_patient,
         file_size: job.request.file_size(config.file_target),
         written: AtomicI64::new(0),
         is_named: AtomicBool::new(false),

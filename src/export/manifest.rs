@@ -11,6 +11,10 @@ use crate::fhir::instant;
 
 const MANIFEST_TYPE: &str = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest";
 const OUTPUT_FORMAT: &str = "application/fhir+ndjson";
+/// How files are organised where they are (rule E7).
+const BY_PATIENT: &str = "Each block begins with a header that refers to a Patient. After it come that Patient, if it \
+    is among what is exported, and all exported resources of its Patient compartment, each in the block of every \
+    patient it belongs to. A block that goes on in another file has its header there again.";
 
 /// What a manifest says of the server.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +35,15 @@ pub(crate) async fn manifest(
     terms: Terms<'_>,
 ) -> Result<Option<Value>, sqlx::Error> {
     let Some(Page { files, has_next }) = binary::list_page(pool, job.id, page).await? else { return Ok(None) };
-    let of = |kind: Kind| -> Value {
-        files.iter().filter(|file| file.kind == kind.as_str()).map(|file| item(file, kind, terms)).collect()
-    };
     let is_stu4 = terms.dialect == Dialect::Stu4;
+    let by_patient = job.request.by_patient;
+    let of = |kind: Kind| -> Value {
+        // STU4 leaves the type out where the list says it (rules E10, K14); and organised files have several (rule E6).
+        let typed = if kind == Kind::Output { !by_patient } else { !is_stu4 };
+        let with_next = files.iter().zip(files.iter().skip(1).map(Some).chain([None]));
+        let of_kind = with_next.filter(|(file, _)| file.kind == kind.as_str());
+        of_kind.map(|(file, next)| item(file, next.filter(|_| file.continues), kind, typed, terms)).collect()
+    };
     let mut manifest = Map::new();
     if is_stu4 {
         manifest.insert("manifestType".into(), json!(MANIFEST_TYPE));
@@ -47,6 +56,12 @@ pub(crate) async fn manifest(
     manifest.insert("requiresAccessToken".into(), json!(terms.secured));
     if is_stu4 {
         manifest.insert("outputFormat".into(), json!(OUTPUT_FORMAT));
+    }
+    if by_patient {
+        manifest.insert("outputOrganizedBy".into(), json!("Patient"));
+        if is_stu4 {
+            manifest.insert("outputOrganizedByDetail".into(), json!(BY_PATIENT));
+        }
     }
     manifest.insert("output".into(), of(Kind::Output));
     if job.request.since.is_some() {
@@ -61,15 +76,18 @@ pub(crate) async fn manifest(
     Ok(Some(Value::Object(manifest)))
 }
 
-/// A file in its list.
-fn item(file: &Listed, kind: Kind, terms: Terms<'_>) -> Value {
+/// A file in its list; `next` is the one in which its last block goes on.
+fn item(file: &Listed, next: Option<&Listed>, kind: Kind, typed: bool, terms: Terms<'_>) -> Value {
+    let location = |file: &Listed| json!(format!("{}/Binary/{}", terms.base, file.id));
     let mut item = Map::new();
-    // STU4 leaves it out where the list says it (rules E10, K14).
-    if terms.dialect != Dialect::Stu4 || kind == Kind::Output {
+    if typed {
         item.insert("type".into(), json!(file.resource_type));
     }
-    item.insert("url".into(), json!(format!("{}/Binary/{}", terms.base, file.id)));
+    item.insert("url".into(), location(file));
     item.insert("count".into(), json!(file.resources));
+    if let Some(next) = next {
+        item.insert("continuesInFile".into(), location(next));
+    }
     match terms.dialect {
         // Its clients know nothing more (rule A20).
         Dialect::Ehealth => {}

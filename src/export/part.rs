@@ -22,6 +22,8 @@ use crate::binary::{Kind, Place, Volume};
 use crate::database::interval;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::cohort::Cohort;
+use crate::resource::compartment::Compartments;
+use crate::resource::index;
 use crate::resource::read::{Slice, Window};
 
 /// What a part puts out.
@@ -59,6 +61,12 @@ impl Stage {
     }
 }
 
+/// The rows that make a part.
+pub(super) enum Rows {
+    ByType(Vec<Slice>),
+    ByPatient(Compartments),
+}
+
 /// Who completes a part has locked the job, which others want too: one that is frozen then is cut off after this long.
 const HOLDS_MS: &str = "5000";
 /// And the others wait no longer than this: what they have done is done again then.
@@ -79,6 +87,8 @@ pub(super) struct Lease {
     /// The references to note, if any are.
     pub(super) referenced: Option<Wanted>,
     pub(super) elements: ElementList,
+    /// Its keys are those of Patients, and their compartments come one after the other.
+    pub(super) by_patient: bool,
     pub(super) file_size: FileSize,
     /// Resources read so far.
     pub(super) written: AtomicI64,
@@ -97,17 +107,25 @@ pub(super) fn sessions_on(job: Uuid, ordinal: i32) -> String {
 }
 
 impl Lease {
-    /// The rows that make the part. A type that this version does not know may have been planned by a newer one: it is
-    /// not left out.
-    pub(super) async fn slices(&self, reader: &mut PgConnection) -> Result<Vec<Slice>, Error> {
+    /// The rows that make the part.
+    pub(super) async fn rows(&self, reader: &mut PgConnection) -> Result<Rows, Error> {
+        let (types, keys, window) = (self.types()?, self.keys.clone(), self.window);
+        if self.by_patient && self.stage == Stage::Output {
+            // Without them every patient would cost a look at all there is.
+            if !index::are_complete(reader).await? {
+                return Err(Error::IndexesMissing);
+            }
+            return Ok(Rows::ByPatient(Compartments::of(self.cohort, types, keys, window)));
+        }
         let access = self.cohort.access(reader).await?;
-        self.resource_types
-            .iter()
-            .map(|name| {
-                let resource_type = ResourceType::parse(name).ok_or_else(|| Error::UnknownType(name.clone()))?;
-                Ok(Slice { resource_type, keys: self.keys.clone(), window: self.window, access })
-            })
-            .collect()
+        let slice = |resource_type| Slice { resource_type, keys: keys.clone(), window, access };
+        Ok(Rows::ByType(types.into_iter().map(slice).collect()))
+    }
+
+    /// A type that this version does not know may have been planned by a newer one: it is not left out.
+    fn types(&self) -> Result<Vec<ResourceType>, Error> {
+        let unknown = |name: &String| Error::UnknownType(name.clone());
+        self.resource_types.iter().map(|name| ResourceType::parse(name).ok_or_else(|| unknown(name))).collect()
     }
 
     /// Where its files belong.

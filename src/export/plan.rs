@@ -191,7 +191,12 @@ impl Planning {
         let access = self.request.cohort(self.job).access(&mut transaction).await?;
         let types = if access.is_empty() { Vec::new() } else { self.request.types.iter().copied().collect() };
         let filled = filled(&mut transaction, &types).await?;
-        let mut parts = parts(&mut transaction, &filled, window, access, part_size).await?;
+        let mut parts = if self.request.by_patient {
+            parts_by_patient(&mut transaction, &filled, window, access, part_size).await?
+        } else {
+            parts_by_type(&mut transaction, &filled, window, access, part_size).await?
+        };
+        parts.extend(deletions(&filled, window));
         // How much will come of what is referred to is not known: it is not counted.
         let bytes = parts.iter().map(|part| part.bytes).sum();
         if !parts.is_empty() {
@@ -301,8 +306,8 @@ impl Planning {
     }
 }
 
-/// Cuts the work: large types into ranges of about a file each, small types together, and one part for deletions.
-async fn parts(
+/// Cuts the work: large types into ranges of about a file each, small types together.
+async fn parts_by_type(
     connection: &mut PgConnection,
     filled: &[(ResourceType, i64)],
     window: Window,
@@ -324,25 +329,61 @@ async fn parts(
             continue;
         }
         let ranges = sample.cut((bytes / target + 1).min(access.most_ranges()));
-        let count = i64::try_from(ranges.len()).unwrap_or(i64::MAX).max(1);
-        parts.extend(ranges.into_iter().map(|keys| Planned {
-            stage: Stage::Output,
-            types: vec![*resource_type],
-            keys,
-            resources: resources / count,
-            bytes: bytes / count,
-        }));
-    }
-    if window.since.is_some() && !filled.is_empty() {
-        parts.push(Planned {
-            stage: Stage::Deleted,
-            types: filled.iter().map(|(resource_type, _)| *resource_type).collect(),
-            keys: ALL_KEYS,
-            resources: 0,
-            bytes: 0,
-        });
+        parts.extend(of_ranges(&[*resource_type], ranges, resources, bytes));
     }
     Ok(parts)
+}
+
+/// Cuts the work into ranges of Patients, of about a file each: every part has all types. What belongs to several
+/// patients is not counted for each: an estimate.
+async fn parts_by_patient(
+    connection: &mut PgConnection,
+    filled: &[(ResourceType, i64)],
+    window: Window,
+    access: Access,
+    part_size: u64,
+) -> Result<Vec<Planned>, Error> {
+    if filled.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut resources, mut bytes) = (0, 0);
+    for (resource_type, pages) in filled {
+        let sample = Sample::take(connection, *resource_type, *pages, window, access).await?;
+        resources += sample.resources();
+        bytes += sample.bytes();
+    }
+    // All of them, whichever have changed, and also where it is others that are asked for.
+    let window = Window { since: None, until: None, ..window };
+    let pages = self::filled(connection, &[ResourceType::PATIENT]).await?.first().map_or(0, |(_, pages)| *pages);
+    let patients = Sample::take(connection, ResourceType::PATIENT, pages, window, access).await?;
+    let target = i64::try_from(part_size).unwrap_or(i64::MAX);
+    let types: Vec<ResourceType> = filled.iter().map(|(resource_type, _)| *resource_type).collect();
+    Ok(of_ranges(&types, patients.cut(bytes / target + 1), resources, bytes))
+}
+
+/// Parts of the same types that share the work evenly.
+fn of_ranges(types: &[ResourceType], ranges: Vec<Range<i64>>, resources: i64, bytes: i64) -> Vec<Planned> {
+    let count = i64::try_from(ranges.len()).unwrap_or(i64::MAX).max(1);
+    let part = |keys| Planned {
+        stage: Stage::Output,
+        types: types.to_vec(),
+        keys,
+        resources: resources / count,
+        bytes: bytes / count,
+    };
+    ranges.into_iter().map(part).collect()
+}
+
+/// Where it is asked what has changed, one part for the deletions.
+fn deletions(filled: &[(ResourceType, i64)], window: Window) -> Option<Planned> {
+    let is_asked = window.since.is_some() && !filled.is_empty();
+    is_asked.then(|| Planned {
+        stage: Stage::Deleted,
+        types: filled.iter().map(|(resource_type, _)| *resource_type).collect(),
+        keys: ALL_KEYS,
+        resources: 0,
+        bytes: 0,
+    })
 }
 
 async fn store(transaction: &mut PgConnection, job: Uuid, parts: &[Planned]) -> Result<(), Error> {

@@ -73,6 +73,9 @@ pub(crate) struct ExportRequest {
     /// Whether all versions are wanted (rule G15).
     #[serde(default)]
     pub(crate) history: bool,
+    /// Files hold patient after patient, rather than one type each (rule G10).
+    #[serde(default)]
+    pub(crate) by_patient: bool,
     /// What was left out under `handling=lenient`: for the outcome file (rule B17).
     pub(crate) remarks: Vec<String>,
 }
@@ -156,8 +159,21 @@ impl ExportRequest {
     /// When files end. With a minimum they do with their part, or where the maximum wants it.
     pub(crate) fn file_size(&self, target: ByteSize) -> FileSize {
         let max = self.max_file_size.unwrap_or(u64::MAX);
-        let target = if self.min_file_size.is_some() { max } else { target.bytes().min(max) };
-        FileSize { target, max }
+        let target = target.bytes();
+        if self.by_patient {
+            return self.size_by_patient(target, max);
+        }
+        let target = if self.min_file_size.is_some() { max } else { target.min(max) };
+        FileSize { target, split: max, max }
+    }
+
+    /// Files leave room for a block, so that it need not be split: half of what the client allows, or three times what
+    /// a file should have.
+    fn size_by_patient(&self, target: u64, max: u64) -> FileSize {
+        match self.min_file_size {
+            Some(min) => FileSize { target: min.max(max / 2), split: max, max },
+            None => FileSize { target: target.min(max / 2), split: target.saturating_mul(4).min(max), max },
+        }
     }
 
     /// How many bytes of NDJSON a part should have at most. It may come out at half of that, and was guessed from a
@@ -187,6 +203,7 @@ impl<'a> Reader<'a> {
             elements: ElementList::default(),
             partial_manifests: false,
             history: false,
+            by_patient: false,
             remarks: Vec::new(),
         };
         Self { terms, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
@@ -207,6 +224,7 @@ impl<'a> Reader<'a> {
             | "_maximumFileSize"
             | "_mdm"
             | "allowPartialManifests"
+            | "organizeOutputBy"
                 if again =>
             {
                 self.invalid(IssueType::Invalid, format!("{name} may be given once."))
@@ -220,6 +238,7 @@ impl<'a> Reader<'a> {
             "_maximumFileSize" => self.request.max_file_size = self.file_size(name, value),
             "_mdm" => self.mdm(value),
             "allowPartialManifests" => self.request.partial_manifests = self.boolean(name, value).unwrap_or_default(),
+            "organizeOutputBy" => self.organize(value),
             "patient" if self.request.level != Level::System => self.patients(value),
             // Leaving it out would export everybody (rule G6).
             "patient" => self.invalid(
@@ -229,8 +248,8 @@ impl<'a> Reader<'a> {
             _ if again => {}
             _ => self.unsupported(format!(
                 "The parameter {} is not supported; supported are _type, _since, _until, _includeHistory, _elements, \
-                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient where \
-                 it is not the whole system that is exported.",
+                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient and \
+                 organizeOutputBy where it is not the whole system that is exported.",
                 shown(name)
             )),
         }
@@ -317,6 +336,36 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Left out, the same comes organised by type.
+    fn organize(&mut self, value: &str) {
+        let name = value.trim();
+        if self.request.level == Level::System {
+            self.unsupported(
+                "organizeOutputBy: an export of the whole system is organised by type; those at Patient/$export, \
+                 Patient/[id]/$export and Group/[id]/$export can be organised by Patient."
+                    .to_owned(),
+            );
+        } else if name == ResourceType::PATIENT.as_str() {
+            self.request.by_patient = true;
+        } else {
+            self.unsupported(format!("organizeOutputBy: {} is not supported; Patient is.", shown(name)));
+        }
+    }
+
+    /// A Group would be repeated with each of its members; and what is referred to belongs to no patient (rule F9).
+    fn leave_out_of_blocks(&mut self) {
+        let referenced = std::mem::take(&mut self.request.referenced);
+        if !self.types_given {
+            self.request.types.remove(&ResourceType::GROUP);
+            return;
+        }
+        for resource_type in referenced {
+            self.unsupported(format!(
+                "_type: {resource_type} resources come where others refer to them, but not with organizeOutputBy."
+            ));
+        }
+    }
+
     fn output_format(&mut self, value: &str) {
         if !NDJSON.contains(&value.replace(' ', "+").as_str()) {
             self.unsupported(format!(
@@ -391,6 +440,9 @@ impl<'a> Reader<'a> {
                 let referenced = self.terms.referenced.iter().filter(|t| granted.allows(**t));
                 self.request.referenced = referenced.copied().collect();
             }
+        }
+        if self.request.by_patient {
+            self.leave_out_of_blocks();
         }
         self.resolve_elements();
         if let (Some(since), Some(until)) = (self.request.since, self.request.until)
@@ -521,7 +573,7 @@ mod tests {
         let target = ByteSize::mebibytes(8);
         let sizes = |query: &str| {
             let request = read(query, false).unwrap();
-            let FileSize { target: ends_at, max } = request.file_size(target);
+            let FileSize { target: ends_at, max, .. } = request.file_size(target);
             (ends_at, max, request.part_size(target))
         };
         let part = 7 * MIB + 1;
@@ -536,6 +588,39 @@ mod tests {
         }
         assert_eq!(refused("_minimumFileSize=2000000&_maximumFileSize=2000000")[0].code, IssueType::Invalid);
         assert_eq!(refused("_minimumFileSize=1&_minimumFileSize=1").len(), 1);
+    }
+
+    // G10, G13
+    #[test]
+    fn an_export_may_be_organised_by_patient() {
+        const MIB: u64 = 1 << 20;
+        let asked = |level, query| read_at(level, query, false).map(|request| request.by_patient);
+        assert_eq!(asked(Level::Patients, "organizeOutputBy=Patient"), Ok(true));
+        assert_eq!(asked(Level::Group("g".into()), "organizeOutputBy=%20Patient"), Ok(true));
+        assert_eq!(asked(Level::Patients, ""), Ok(false));
+        for (level, query) in [
+            (Level::System, "organizeOutputBy=Patient"),
+            (Level::Patients, "organizeOutputBy=Encounter"),
+            (Level::Patients, "organizeOutputBy=patient"),
+            (Level::Patients, "organizeOutputBy="),
+        ] {
+            let Err(Refused::Invalid(issues)) = read_at(level.clone(), query, false) else { panic!("{query}") };
+            assert_eq!((issues.len(), issues[0].code), (1, IssueType::NotSupported), "{query}");
+            let lenient = read_at(level, query, true).unwrap();
+            assert_eq!((lenient.by_patient, lenient.remarks.len()), (false, 1), "{query}");
+        }
+        assert!(read_at(Level::Patients, "organizeOutputBy=Patient&organizeOutputBy=Patient", true).is_err());
+        let size = |query: &str| {
+            let query = format!("organizeOutputBy=Patient&{query}");
+            let FileSize { target, split, max } =
+                read_at(Level::Patients, &query, false).unwrap().file_size(ByteSize::mebibytes(8));
+            (target, split, max)
+        };
+        assert_eq!(size(""), (8 * MIB, 32 * MIB, u64::MAX));
+        assert_eq!(size("_maximumFileSize=2097152"), (MIB, 2 * MIB, 2 * MIB));
+        assert_eq!(size("_maximumFileSize=90000000"), (8 * MIB, 32 * MIB, 90_000_000));
+        assert_eq!(size("_minimumFileSize=5000000").1, u64::MAX);
+        assert_eq!(size("_minimumFileSize=2000000&_maximumFileSize=3000000"), (2_000_000, 3_000_000, 3_000_000));
     }
 
     // B4, B17, G5

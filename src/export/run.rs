@@ -1,7 +1,7 @@
 //! One part: rows → lines → chunks → files, in one transaction with the part's completion. Reading, compressing and
 //! storing overlap; what is under way is bounded by a few blocks.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
@@ -10,17 +10,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::block::read_blocks;
 use super::elements::ElementList;
 use super::governor::Paced;
-use super::part::{Lease, Stage};
+use super::part::{Lease, Rows, Stage};
 use super::referenced::{self, Batch, Collector};
 use super::remark::remark;
+use super::sink::{Sink, Stopped};
 use super::worker::Workers;
 use crate::binary::Unwritten;
-use crate::binary::ndjson::{Gone, Lines, pipeline};
+use crate::binary::ndjson::{Added, pipeline};
 use crate::binary::store::Files;
 use crate::fhir::outcome::IssueType;
-use crate::resource::body::Subset;
 use crate::resource::read::{Piece, Slice};
 
 /// The type of the lines that tell of deletions.
@@ -53,7 +54,7 @@ async fn run_on(
     lease: &Lease,
 ) -> Result<(), Error> {
     lease.name_sessions([reader, writer]).await?;
-    let slices = lease.slices(reader).await?;
+    let rows = lease.rows(reader).await?;
     let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);
@@ -61,10 +62,10 @@ async fn run_on(
     let mut sink = Sink { lines, references, read: &lease.written, paced: Paced::new(&workers.governor) };
 
     let read = async move {
-        match read_slices(reader, lease, &slices, &mut sink).await {
-            Ok(()) => Ok(sink.lines.oversized()),
+        match read_rows(reader, lease, &rows, &mut sink).await {
+            Ok(()) => Ok(sink.lines.added()),
             Err(Stopped::Database(error)) => Err(Error::from(error)),
-            Err(Stopped::Gone) => Ok(0),
+            Err(Stopped::Gone) => Ok(Added::default()),
         }
         // Here the sink is dropped, which ends the pipeline.
     };
@@ -77,15 +78,15 @@ async fn run_on(
             }
         }
     };
-    let (oversized, ()) = tokio::try_join!(read, store)?;
+    let (added, ()) = tokio::try_join!(read, store)?;
     compressor.await.map_err(Unwritten::from)?.map_err(Unwritten::from)?;
 
-    let (read, stored) = (lease.written.load(Ordering::Relaxed), files.resources());
+    let (read, stored) = (lease.written.load(Ordering::Relaxed) + added.headers, files.resources());
     if stored != read {
         return Err(Error::Incomplete { read, stored });
     }
-    if oversized > 0 {
-        files.write_outcomes(&mut transaction, &[too_long(lease, oversized)]).await?;
+    if added.oversized > 0 {
+        files.write_outcomes(&mut transaction, &[too_long(lease, added.oversized)]).await?;
     }
     lease.complete(&mut transaction, stored, workers.retention).await?;
     transaction.commit().await?;
@@ -107,74 +108,11 @@ fn too_long(lease: &Lease, resources: i64) -> String {
     remark(IssueType::TooLong, text)
 }
 
-/// Why reading ended early.
-enum Stopped {
-    Database(sqlx::Error),
-    /// The other end of the pipeline is gone, and says why itself.
-    Gone,
-}
-
-impl From<sqlx::Error> for Stopped {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<Gone> for Stopped {
-    fn from(Gone: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-/// Where what is read goes.
-struct Sink<'a> {
-    lines: Lines,
-    /// Notes what they refer to, if that is to come, too.
-    references: Option<Collector>,
-    /// Counts the resources.
-    read: &'a AtomicI64,
-    paced: Paced<'a>,
-}
-
-impl Sink<'_> {
-    async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
-        self.lines.begin_line(line.len() as u64, resource_type).await?;
-        self.append(line).await?;
-        self.end_line(resource_type).await
-    }
-
-    async fn append(&mut self, piece: &[u8]) -> Result<(), Gone> {
-        if let Some(references) = &mut self.references {
-            references.read(piece).await?;
-        }
-        self.lines.append(piece).await
-    }
-
-    /// What the subset leaves of a resource.
-    async fn push_subset(&mut self, subset: &Subset, body: &[u8], resource_type: &str) -> Result<(), Stopped> {
-        let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        let pieces = subset.cut(body);
-        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        self.lines.begin_line(bytes, resource_type).await?;
-        for piece in pieces {
-            self.append(piece.as_bytes()).await?;
-        }
-        Ok(self.end_line(resource_type).await?)
-    }
-
-    async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
-        self.lines.end_line(resource_type).await?;
-        self.read.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-async fn read_slices(
-    reader: &mut PgConnection,
-    lease: &Lease,
-    slices: &[Slice],
-    sink: &mut Sink<'_>,
-) -> Result<(), Stopped> {
+async fn read_rows(reader: &mut PgConnection, lease: &Lease, rows: &Rows, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+    let slices = match rows {
+        Rows::ByType(slices) => slices,
+        Rows::ByPatient(compartments) => return read_blocks(reader, compartments, &lease.elements, sink).await,
+    };
     for slice in slices {
         match lease.stage {
             Stage::Output | Stage::Referenced => read_resources(reader, slice, &lease.elements, sink).await?,

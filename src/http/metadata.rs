@@ -202,9 +202,19 @@ fn group_export_definition(app: &App) -> Value {
 
 fn patient_parameters() -> Value {
     let mut parameters = export_parameters();
-    let patient =
-        parameter("patient", "Reference", "*", "Only these Patients; in a URL also a list, Patient/1,Patient/2.");
-    parameters.push(patient);
+    parameters.push(parameter(
+        "organizeOutputBy",
+        "string",
+        "1",
+        "Patient: files hold patient after patient, each a Parameters resource that refers to the Patient, the \
+        Patient, and what is in its compartment. Absent: a file holds one type.",
+    ));
+    parameters.push(parameter(
+        "patient",
+        "Reference",
+        "*",
+        "Only these Patients; in a URL also a list, Patient/1,Patient/2.",
+    ));
     Value::Array(parameters)
 }
 

@@ -237,18 +237,25 @@ impl Access {
 
     /// Or whether something it is about belonged to one of them at this instant, or did when it was deleted.
     fn push_target_has_member(self, query: &mut QueryBuilder<Postgres>, at: OffsetDateTime, which: Which) {
-        query.push(format_args!(" or exists (select from unnest({TARGETS}) as target (named) cross join lateral ("));
-        query.push("select case when now.last_updated <= ").push_bind(at);
-        query.push(" then now.patients else (select past.patients from resource as past ");
-        query.push("where past.resource_type = now.resource_type and past.id = now.id and past.last_updated <= ");
-        query.push_bind(at).push(" and past.superseded_at > ").push_bind(at);
-        query.push(" and past.superseded_at < 'infinity') end as patients from resource as now ");
-        query.push("where now.resource_type = split_part(target.named, '/', 1) ");
-        query.push("and now.id = split_part(target.named, '/', 2) ");
-        query.push("and now.superseded_at = 'infinity' offset 0) as version where ");
+        query.push(" or exists (select from ");
+        push_targets(query, at);
+        query.push(" where ");
         self.push_has_member(query, "version.patients", which);
         query.push(")");
     }
+}
+
+/// `version`: what the Provenance under way is about, as it was at this instant, deletions too.
+pub(super) fn push_targets(query: &mut QueryBuilder<Postgres>, at: OffsetDateTime) {
+    query.push(format_args!("unnest({TARGETS}) as target (named) cross join lateral (select version.* from "));
+    query.push("(select * from resource where resource_type = split_part(target.named, '/', 1) ");
+    query.push("and id = split_part(target.named, '/', 2) and superseded_at = 'infinity' offset 0) as now ");
+    // No index finds what was current then by its id, so only that is looked for which was replaced after it.
+    query.push("cross join lateral (select now.* where now.last_updated <= ").push_bind(at);
+    query.push(" union all select past.* from resource as past where now.last_updated > ").push_bind(at);
+    query.push(" and past.resource_type = now.resource_type and past.id = now.id and past.last_updated <= ");
+    query.push_bind(at).push(" and past.superseded_at > ").push_bind(at);
+    query.push(" and past.superseded_at < 'infinity') as version offset 0) as version");
 }
 
 /// Which of the patients.
@@ -260,7 +267,7 @@ enum Which {
 
 impl Frozen {
     /// Each patient's rows by an index: all of them, whatever else is asked, so that Postgres has no choice to get wrong.
-    /// `most` patients, if given.
+    /// `most` patients, if given. Those of several patients are found with each, and come once.
     fn push_rows_by_patient(
         self,
         query: &mut QueryBuilder<Postgres>,
@@ -268,46 +275,38 @@ impl Frozen {
         at: OffsetDateTime,
         most: Option<i64>,
     ) {
-        if resource_type == ResourceType::PROVENANCE {
-            return self.push_provenances_by_patient(query, at, most);
-        }
-        query.push(" from ");
-        self.push_members(query, most);
-        query.push(" cross join lateral (select * from resource where resource_type = ");
-        query.push_bind(resource_type.as_str());
-        query.push(" and patients @> array[member.patient_id collate \"default\"] offset 0) as resource ");
-        // A row of several patients comes with the first of them.
-        query.push("where (cardinality(patients) = 1 or member.patient_id = (select min(other.patient_id) ");
-        query.push("from export_patient as other ");
-        query.push("where other.job_id = member.job_id and other.patient_id = any(patients)))");
-    }
-
-    /// Those about a patient, and those about what belonged to one at this instant; each once.
-    fn push_provenances_by_patient(self, query: &mut QueryBuilder<Postgres>, at: OffsetDateTime, most: Option<i64>) {
-        let provenance = ResourceType::PROVENANCE.as_str();
         query.push(" from (select distinct found.key as of from ");
-        self.push_members(query, most);
-        query.push(" cross join lateral (select key from resource where resource_type = ").push_bind(provenance);
-        query.push(" and patients @> array[member.patient_id collate \"default\"] union all select about.key from ");
-        query.push("(select resource_type || '/' || id as named from resource where resource_type = any(");
-        query.push_bind(compartment::types().map(ResourceType::as_str).collect::<Vec<_>>());
-        query.push(") and patients @> array[member.patient_id collate \"default\"] and last_updated <= ");
-        query.push_bind(at).push(" and superseded_at > ").push_bind(at).push(" offset 0) as owned cross join lateral ");
-        query.push("(select key from resource where resource_type = ").push_bind(provenance);
-        query.push(format_args!(
-            " and {TARGETS} @> array[owned.named] offset 0) as about) as found offset 0) as about "
-        ));
-        query.push("cross join lateral (select * from resource where resource_type = ").push_bind(provenance);
-        query.push(" and key = about.of offset 0) as resource where true");
-    }
-
-    fn push_members(self, query: &mut QueryBuilder<Postgres>, most: Option<i64>) {
-        query.push("(select job_id, patient_id from export_patient where job_id = ").push_bind(self.job);
+        query.push("(select patient_id as id from export_patient where job_id = ").push_bind(self.job);
         if let Some(most) = most {
             query.push(" order by md5(patient_id) limit ").push_bind(most);
         }
-        query.push(") as member");
+        query.push(") as patient cross join lateral (");
+        push_keys_of_patient(query, resource_type, at);
+        query.push(") as found offset 0) as found cross join lateral (select * from resource where resource_type = ");
+        query.push_bind(resource_type.as_str()).push(" and key = found.of offset 0) as resource where true");
     }
+}
+
+/// Selects the keys of what belongs to `patient.id`, of all versions. A Provenance does by what it is about, too, if that
+/// belonged to the patient at this instant, or did when it was deleted; it may be found more than once.
+pub(super) fn push_keys_of_patient(
+    query: &mut QueryBuilder<Postgres>,
+    resource_type: ResourceType,
+    at: OffsetDateTime,
+) {
+    const IS_OF_PATIENT: &str = "patients @> array[patient.id collate \"default\"]";
+    query.push("select key from resource where resource_type = ").push_bind(resource_type.as_str());
+    query.push(format_args!(" and {IS_OF_PATIENT}"));
+    if resource_type != ResourceType::PROVENANCE {
+        return;
+    }
+    query.push(" union all select about.key from (select resource_type || '/' || id as named from resource ");
+    query.push("where resource_type = any(");
+    query.push_bind(compartment::types().map(ResourceType::as_str).collect::<Vec<_>>());
+    query.push(format_args!(") and {IS_OF_PATIENT} and last_updated <= ")).push_bind(at);
+    query.push(" and superseded_at > ").push_bind(at).push(" offset 0) as owned cross join lateral ");
+    query.push("(select key from resource where resource_type = ").push_bind(resource_type.as_str());
+    query.push(format_args!(" and {TARGETS} @> array[owned.named] offset 0) as about"));
 }
 
 /// The rows that are referred to: those that are current by the index on their ids, and of those superseded after this

@@ -20,18 +20,20 @@ struct Index {
 fn all() -> impl Iterator<Item = Index> {
     let of_patients = compartment::types().map(partition).map(|table| Index {
         name: format!("{table}_patients"),
-        definition: format!("on {table} using gin (patients)"),
+        definition: format!("on {table} using gin (patients) with (fastupdate = off)"),
     });
     let table = partition(ResourceType::PROVENANCE);
     let of_targets = Index {
         name: format!("{table}_targets"),
-        definition: format!("on {table} using gin (coalesce(targets, provenance_targets(body)))"),
+        definition: format!(
+            "on {table} using gin (coalesce(targets, provenance_targets(body))) with (fastupdate = off)"
+        ),
     };
     of_patients.chain([of_targets])
 }
 
 /// Whether all are there and can be used.
-pub(super) async fn are_complete(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(crate) async fn are_complete(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let names: Vec<String> = all().map(|index| index.name).collect();
     sqlx::query_scalar!(
         r#"-- resource.index.are_complete

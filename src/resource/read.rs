@@ -11,7 +11,7 @@ use super::cohort::Access;
 use crate::fhir::resource_type::ResourceType;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
-const PIECE: i32 = 1 << 20;
+pub(super) const PIECE: i32 = 1 << 20;
 
 /// What an export asks of every type.
 #[derive(Debug, Clone, Copy)]

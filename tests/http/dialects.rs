@@ -93,6 +93,38 @@ async fn every_manifest_has_the_form_of_its_dialect() {
     }
 }
 
+// E6, E7, E8: organised files, two of them with one block
+#[tokio::test]
+async fn organised_files_have_no_type_and_say_where_they_go_on() {
+    let database = Database::create().await;
+    let text = "x".repeat(400_000);
+    let all: Vec<String> = (0..4)
+        .map(|n| {
+            let subject = json!({ "reference": "Patient/p" });
+            json!({ "resourceType": "Observation", "id": format!("o{n}"), "language": text, "subject": subject })
+                .to_string()
+        })
+        .collect();
+    database.put(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    database.delete("Observation", "o3").await;
+    for (dialect, _) in DIALECTS {
+        let server = server(&database, dialect).await;
+        let anybody = server.anybody();
+        let path = "/Patient/$export?organizeOutputBy=Patient&_maximumFileSize=1048576&_since=2020-01-01T00:00:00Z";
+        let manifest = anybody.accepted(anybody.export_at(path)).await.completed().await.json;
+        assert_eq!(schema(dialect).problems(&manifest), [""; 0], "{dialect}");
+        assert_eq!(manifest["outputOrganizedBy"], "Patient");
+        let output = manifest["output"].as_array().unwrap();
+        assert_eq!(output.len(), 2, "{manifest}");
+        assert_eq!(output[0]["continuesInFile"], output[1]["url"]);
+        assert!(output[1].get("continuesInFile").is_none());
+        for (item, lines) in output.iter().zip([3, 2]) {
+            assert_eq!((read(&anybody, item).await.lines, &item["count"]), (lines, &lines.into()), "{dialect}: E17");
+        }
+        assert_eq!(manifest["deleted"].as_array().unwrap().len(), 1);
+    }
+}
+
 // E2, E8, E12
 #[tokio::test]
 async fn stu3_says_size_hash_and_lines_in_an_object() {

@@ -36,6 +36,7 @@ mod metadata;
 mod migration;
 mod notification;
 mod operator;
+mod organized;
 mod ownership;
 mod partial_manifests;
 mod patient_level;

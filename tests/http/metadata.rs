@@ -75,7 +75,8 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
             (&export["system"], &export["type"], &export["instance"]),
             (&false.into(), &is_type.into(), &true.into())
         );
-        assert_eq!(export["parameter"].as_array().unwrap().last().unwrap()["name"], "patient");
+        let names: Vec<_> = export["parameter"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
+        assert_eq!(names[values.len()..], ["organizeOutputBy", "patient"]);
     }
     let poll = definition("-s-export-poll-status").await;
     let names: Vec<_> = poll["parameter"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();

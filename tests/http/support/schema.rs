@@ -30,6 +30,14 @@ impl Schema {
                     wanted.as_array().unwrap().iter().for_each(|schema| self.check(schema, value, at, problems));
                     true
                 }
+                "if" => {
+                    let mut unlike = Vec::new();
+                    self.check(wanted, value, at, &mut unlike);
+                    let branch = if unlike.is_empty() { "then" } else { "else" };
+                    self.check(&schema[branch], value, at, problems);
+                    true
+                }
+                "then" | "else" => schema.get("if").is_some(),
                 "type" => is_of_type(value, wanted.as_str().unwrap()),
                 "const" => value == wanted,
                 "enum" => wanted.as_array().unwrap().contains(value),

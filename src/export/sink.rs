@@ -1,0 +1,75 @@
+//! Where what is read of a part goes: lines, which are counted, at the pace of the governor.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::governor::Paced;
+use super::referenced::Collector;
+use crate::binary::ndjson::{Gone, Lines};
+use crate::resource::body::Subset;
+
+/// Why reading ended early.
+pub(super) enum Stopped {
+    Database(sqlx::Error),
+    /// The other end of the pipeline is gone, and says why itself.
+    Gone,
+}
+
+impl From<sqlx::Error> for Stopped {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Gone> for Stopped {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// Where what is read goes.
+pub(super) struct Sink<'a> {
+    pub(super) lines: Lines,
+    /// Notes what they refer to, if that is to come, too.
+    pub(super) references: Option<Collector>,
+    /// Counts the resources.
+    pub(super) read: &'a AtomicI64,
+    pub(super) paced: Paced<'a>,
+}
+
+impl Sink<'_> {
+    pub(super) async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
+        self.lines.begin_line(line.len() as u64, resource_type).await?;
+        self.append(line).await?;
+        self.end_line(resource_type).await
+    }
+
+    pub(super) async fn append(&mut self, piece: &[u8]) -> Result<(), Gone> {
+        if let Some(references) = &mut self.references {
+            references.read(piece).await?;
+        }
+        self.lines.append(piece).await
+    }
+
+    /// What the subset leaves of a resource.
+    pub(super) async fn push_subset(
+        &mut self,
+        subset: &Subset,
+        body: &[u8],
+        resource_type: &str,
+    ) -> Result<(), Stopped> {
+        let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let pieces = subset.cut(body);
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.lines.begin_line(bytes, resource_type).await?;
+        for piece in pieces {
+            self.append(piece.as_bytes()).await?;
+        }
+        Ok(self.end_line(resource_type).await?)
+    }
+
+    pub(super) async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
+        self.lines.end_line(resource_type).await?;
+        self.read.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
