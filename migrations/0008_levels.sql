@@ -2,13 +2,24 @@
 
 -- The patients an export is limited to, frozen as it is planned: every part, on any replica, reads the same.
 create table export_patient (
-    job_id uuid not null references export_job (id) on delete cascade,
+    job_id uuid not null,
     -- The id of a Patient.
     patient_id text collate "C" not null,
     -- Joined the Group after _since: comes with the whole history.
     is_new boolean not null default false,
     primary key (job_id, patient_id)
 );
+
+-- They go with their job. A foreign key would do that, too, but take longer to check than it takes to store them.
+create function remove_export_patients() returns trigger
+language plpgsql as $$
+begin
+    delete from export_patient using removed where job_id = removed.id;
+    return null;
+end
+$$;
+create trigger remove_export_patients after delete on export_job
+referencing old table as removed for each statement execute function remove_export_patients();
 
 -- Of a Provenance: what it is about, as Type/id; of a tombstone: what the version it ended was about. Null in other types,
 -- and in what a version before this migration has written.

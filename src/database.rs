@@ -169,11 +169,12 @@ impl Database {
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECTING)
-            // Who was dropped while a transaction began has left it open, and the next user would be in it. A connection
-            // that died without a word would never answer, and keep its place in the pool for ever.
+            // Who was dropped while a transaction began has left it open, and the next user would be in it, or have the
+            // settings of who went before. A connection that died without a word would never answer, and keep its place
+            // in the pool for ever.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    match tokio::time::timeout(CONNECTING, connection.execute("rollback")).await {
+                    match tokio::time::timeout(CONNECTING, connection.execute("rollback; reset enable_seqscan")).await {
                         Ok(result) => result.map(|_| true),
                         Err(_) => Err(sqlx::Error::PoolTimedOut),
                     }

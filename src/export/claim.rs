@@ -171,6 +171,7 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         keys: claimed.key_from..claimed.key_to,
         cohort,
         window,
+        about: job.request.about(),
         referenced: (stage == Stage::Output).then(|| job.request.wanted_references()).flatten(),
         elements: job.request.elements.clone(),
         by_patient: job.request.by_patient,

@@ -21,7 +21,8 @@ use crate::binary::ndjson::FileSize;
 use crate::binary::{Kind, Place, Volume};
 use crate::database::interval;
 use crate::fhir::resource_type::ResourceType;
-use crate::resource::cohort::Cohort;
+use crate::resource::associated::About;
+use crate::resource::cohort::{self, Cohort};
 use crate::resource::compartment::Compartments;
 use crate::resource::index;
 use crate::resource::read::{Slice, Window};
@@ -84,6 +85,8 @@ pub(super) struct Lease {
     pub(super) keys: Range<i64>,
     pub(super) window: Window,
     pub(super) cohort: Cohort,
+    /// If only Provenances of what comes out do.
+    pub(super) about: Option<About>,
     /// The references to note, if any are.
     pub(super) referenced: Option<Wanted>,
     pub(super) elements: ElementList,
@@ -115,10 +118,12 @@ impl Lease {
             if !index::are_complete(reader).await? {
                 return Err(Error::IndexesMissing);
             }
-            return Ok(Rows::ByPatient(Compartments::of(self.cohort, types, keys, window)));
+            cohort::by_index(reader).await?;
+            return Ok(Rows::ByPatient(Compartments::of(self.cohort, types, keys, window, self.about.clone())));
         }
         let access = self.cohort.access(reader).await?;
-        let slice = |resource_type| Slice { resource_type, keys: keys.clone(), window, access };
+        let slice =
+            |resource_type| Slice { resource_type, keys: keys.clone(), window, access, about: self.about.clone() };
         Ok(Rows::ByType(types.into_iter().map(slice).collect()))
     }
 

@@ -18,6 +18,7 @@ use crate::fhir::parameters::Parameter;
 use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::TypeGrant;
+use crate::resource::associated::{About, Associated};
 use crate::resource::cohort::Cohort;
 use crate::resource::read::Window;
 
@@ -67,6 +68,9 @@ pub(crate) struct ExportRequest {
     /// Which elements resources have (rule G5).
     #[serde(default)]
     pub(crate) elements: ElementList,
+    /// Which Provenances come, if not all (rule G7).
+    #[serde(default)]
+    pub(crate) associated: Option<Associated>,
     /// Whether the client wants to know which files are ready before all are (rule G11).
     #[serde(default)]
     pub(crate) partial_manifests: bool,
@@ -135,7 +139,8 @@ impl ExportRequest {
 
     /// What a replica must be able to do that works on it ([`crate::database::ABLE`]): 0 for all that every version can.
     pub(crate) fn requires(&self) -> i16 {
-        let is_old = self.level == Level::System && self.elements.is_empty() && !self.history;
+        let is_old =
+            self.level == Level::System && self.elements.is_empty() && !self.history && self.associated.is_none();
         if is_old { 0 } else { ABLE }
     }
 
@@ -154,6 +159,11 @@ impl ExportRequest {
         // Of the kick-off's URL, so that all replicas take the same URLs for theirs.
         let base = self.url.split_once(&format!("/{}", self.level.path())).map_or("", |(base, _)| base);
         (!self.referenced.is_empty()).then(|| Wanted { types: self.referenced.clone(), base: base.to_owned() })
+    }
+
+    /// What Provenances have to be about, if not all come.
+    pub(super) fn about(&self) -> Option<About> {
+        self.associated.map(|associated| About::of(associated, self.types.iter().copied()))
     }
 
     /// When files end. With a minimum they do with their part, or where the maximum wants it.
@@ -201,6 +211,7 @@ impl<'a> Reader<'a> {
             max_file_size: None,
             separate_status: false,
             elements: ElementList::default(),
+            associated: None,
             partial_manifests: false,
             history: false,
             by_patient: false,
@@ -213,6 +224,7 @@ impl<'a> Reader<'a> {
         let again = !self.seen.insert(name.clone());
         match name.as_str() {
             "_type" => self.types(value),
+            "includeAssociatedData" => self.associated(value),
             "_elements" => self.elements.get_or_insert_default().extend(listed(value).map(str::to_owned)),
             name if FORMATTING.contains(&name) => {}
             "_since"
@@ -248,8 +260,8 @@ impl<'a> Reader<'a> {
             _ if again => {}
             _ => self.unsupported(format!(
                 "The parameter {} is not supported; supported are _type, _since, _until, _includeHistory, _elements, \
-                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, allowPartialManifests, and patient and \
-                 organizeOutputBy where it is not the whole system that is exported.",
+                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, includeAssociatedData, allowPartialManifests, \
+                 and patient and organizeOutputBy where it is not the whole system that is exported.",
                 shown(name)
             )),
         }
@@ -337,6 +349,28 @@ impl<'a> Reader<'a> {
     }
 
     /// Left out, the same comes organised by type.
+    /// Of two values that do not go together the one that leaves out less counts (rule G7).
+    fn associated(&mut self, value: &str) {
+        if listed(value).next().is_none() {
+            self.invalid(IssueType::Value, "includeAssociatedData names nothing.".to_owned());
+        }
+        for name in listed(value) {
+            let found = match name {
+                "LatestProvenanceResources" => Associated::Latest,
+                "RelevantProvenanceResources" => Associated::Relevant,
+                _ => {
+                    self.unsupported(format!(
+                        "includeAssociatedData: {} is not supported; LatestProvenanceResources and \
+                         RelevantProvenanceResources are.",
+                        shown(name)
+                    ));
+                    continue;
+                }
+            };
+            self.request.associated = self.request.associated.max(Some(found));
+        }
+    }
+
     fn organize(&mut self, value: &str) {
         let name = value.trim();
         if self.request.level == Level::System {
@@ -440,6 +474,9 @@ impl<'a> Reader<'a> {
                 let referenced = self.terms.referenced.iter().filter(|t| granted.allows(**t));
                 self.request.referenced = referenced.copied().collect();
             }
+        }
+        if self.request.associated.is_some() && !self.request.types.is_empty() {
+            self.request.types.insert(ResourceType::PROVENANCE);
         }
         if self.request.by_patient {
             self.leave_out_of_blocks();
@@ -621,6 +658,31 @@ mod tests {
         assert_eq!(size("_maximumFileSize=90000000"), (8 * MIB, 32 * MIB, 90_000_000));
         assert_eq!(size("_minimumFileSize=5000000").1, u64::MAX);
         assert_eq!(size("_minimumFileSize=2000000&_maximumFileSize=3000000"), (2_000_000, 3_000_000, 3_000_000));
+    }
+
+    // G7, K21
+    #[test]
+    fn associated_data_is_listed_or_repeated_and_the_most_counts() {
+        let asked = |query: &str| read(query, false).unwrap().associated;
+        assert_eq!(asked("includeAssociatedData=LatestProvenanceResources"), Some(Associated::Latest));
+        let both = "includeAssociatedData=RelevantProvenanceResources,LatestProvenanceResources";
+        assert_eq!(asked(both), Some(Associated::Relevant));
+        let repeated =
+            "includeAssociatedData=LatestProvenanceResources&includeAssociatedData=RelevantProvenanceResources";
+        assert_eq!(asked(repeated), Some(Associated::Relevant));
+        let request = read("_type=Patient&includeAssociatedData=LatestProvenanceResources", false).unwrap();
+        assert!(request.types.contains(&ResourceType::PROVENANCE), "it comes although _type does not name it");
+        for bad in ["_custom", "latestProvenanceResources", ""] {
+            assert_eq!(refused(&format!("includeAssociatedData={bad}")).len(), 1, "{bad}");
+        }
+        let lenient = read("includeAssociatedData=_custom,LatestProvenanceResources", true).unwrap();
+        assert_eq!((lenient.associated, lenient.remarks.len()), (Some(Associated::Latest), 1));
+        let granted = TypeGrant::Only([ResourceType::PATIENT].into());
+        let terms =
+            Terms { lenient: true, granted: &granted, referenced: &BTreeSet::new(), bases: &PatientBases::default() };
+        let parameters = from_query("includeAssociatedData=LatestProvenanceResources");
+        let refused = ExportRequest::read("u".into(), Level::System, &parameters, terms);
+        assert_eq!(refused, Err(Refused::Forbidden(vec![ResourceType::PROVENANCE])));
     }
 
     // B4, B17, G5

@@ -275,6 +275,13 @@ fn export_parameters() -> Vec<Value> {
             file, and an outcome says so.",
         ),
         parameter(
+            "includeAssociatedData",
+            "code",
+            "*",
+            "RelevantProvenanceResources: of Provenances only those that are about what comes out; \
+            LatestProvenanceResources: of each resource the one recorded last. Absent: all of what is exported from.",
+        ),
+        parameter(
             "allowPartialManifests",
             "boolean",
             "1",

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::index;
 use super::read::partition;
+use super::sample::to_f64;
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 
@@ -52,6 +53,8 @@ pub(crate) enum Access {
 pub(crate) struct Frozen {
     job: Uuid,
     count: i64,
+    /// How many Patients there are in all, about.
+    of: i64,
     /// Whether some of them come with their whole history, whatever `_since` says.
     has_new: bool,
     /// Whether Provenances are better looked up than all read.
@@ -84,6 +87,15 @@ pub(crate) async fn freeze(
     Ok(())
 }
 
+/// From here on the session reads by indexes. Else a type of few rows would be read from end to end for every patient,
+/// which is cheap only as long as none of them is a Group of many members. The pool takes it back.
+pub(crate) async fn by_index(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("-- resource.cohort.by_index\nselect set_config('enable_seqscan', 'off', false)")
+        .fetch_one(connection)
+        .await?;
+    Ok(())
+}
+
 impl Cohort {
     /// The cheapest way to it: in proportion to what comes out.
     pub(crate) async fn access(self, connection: &mut PgConnection) -> Result<Access, sqlx::Error> {
@@ -109,11 +121,16 @@ impl Cohort {
         let frozen = Frozen {
             job,
             count: size.count,
+            of: size.patients,
             has_new: size.has_new,
             has_few_provenances: is_few(RESOURCES_OF_A_PATIENT, size.provenances),
         };
         let by_patient = size.count == 0 || (is_few(SHARE, size.patients) && index::are_complete(connection).await?);
-        Ok(if by_patient { Access::ByPatient(frozen) } else { Access::Scan(frozen) })
+        if !by_patient {
+            return Ok(Access::Scan(frozen));
+        }
+        by_index(connection).await?;
+        Ok(Access::ByPatient(frozen))
     }
 }
 
@@ -126,6 +143,11 @@ impl Access {
             }
             other => other,
         }
+    }
+
+    /// Itself if it looks rows up; else everything is read anyway, and another condition picks.
+    pub(super) fn or_everything(self) -> Self {
+        if matches!(self, Self::ByPatient(_)) { self } else { Self::Everything }
     }
 
     /// Whether nobody is asked for.
@@ -160,11 +182,20 @@ impl Access {
     ) -> f64 {
         if let Self::ByPatient(frozen) = self {
             frozen.push_rows_by_patient(query, resource_type, at, Some(FEW));
-            return f64::from(i32::try_from((frozen.count / FEW).max(1)).unwrap_or(i32::MAX));
+            return to_f64((frozen.count / FEW).max(1));
         }
         query.push(" from resource tablesample system (").push_bind(share * 100.0).push(")");
-        self.push_belonging(query, resource_type, at);
-        1.0 / share
+        match self {
+            // It is a large part of the whole: to look which rows are its own would take longer than it is worth.
+            Self::Scan(frozen) => {
+                query.push(" where true");
+                to_f64(frozen.count.min(frozen.of).max(1)) / to_f64(frozen.of.max(1)) / share
+            }
+            _ => {
+                self.push_belonging(query, resource_type, at);
+                1.0 / share
+            }
+        }
     }
 
     /// Which rows of the table belong to whom it is about.
@@ -197,11 +228,28 @@ impl Access {
         since: OffsetDateTime,
     ) {
         query.push(" and (last_updated > ").push_bind(since);
-        if let Self::Scan(Frozen { has_new: true, .. }) | Self::ByPatient(Frozen { has_new: true, .. }) = self {
+        if self.has_new() {
             query.push(" or ");
             self.push_is_of(query, resource_type, at, Which::New);
         }
         query.push(")");
+    }
+
+    fn has_new(self) -> bool {
+        matches!(self, Self::Scan(Frozen { has_new: true, .. }) | Self::ByPatient(Frozen { has_new: true, .. }))
+    }
+
+    /// Whether one of them is among these patients.
+    pub(super) fn push_has(self, query: &mut QueryBuilder<Postgres>, patients: &str) {
+        self.push_has_member(query, patients, Which::All);
+    }
+
+    /// Or a new one is, if there are such.
+    pub(super) fn push_or_has_new(self, query: &mut QueryBuilder<Postgres>, patients: &str) {
+        if self.has_new() {
+            query.push(" or ");
+            self.push_has_member(query, patients, Which::New);
+        }
     }
 
     /// Whether the row belongs to one of them; a Provenance does by what it is about, too.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use sqlx::{Postgres, QueryBuilder};
 
+use super::associated::{About, Owner};
 use super::cohort::{Access, Cohort, push_keys_of_patient, push_targets};
 use super::read::{PIECE, Window, push_conditions};
 use super::sample::ALL_KEYS;
@@ -21,13 +22,21 @@ pub(crate) struct Compartments {
     /// Of the Patients, deleted ones too: what belongs to one may still be there.
     keys: Range<i64>,
     window: Window,
+    /// If only Provenances of what comes out do.
+    about: Option<About>,
 }
 
 impl Compartments {
     /// Those of the cohort whose Patient has a key in the range. (A whole system is never organised.)
-    pub(crate) fn of(cohort: Cohort, mut types: Vec<ResourceType>, keys: Range<i64>, window: Window) -> Self {
+    pub(crate) fn of(
+        cohort: Cohort,
+        mut types: Vec<ResourceType>,
+        keys: Range<i64>,
+        window: Window,
+        about: Option<About>,
+    ) -> Self {
         types.sort_by_key(|resource_type| *resource_type != ResourceType::PATIENT);
-        Self { cohort, types, keys, window }
+        Self { cohort, types, keys, window, about }
     }
 
     /// The type of a row is given by its place here.
@@ -77,10 +86,18 @@ impl Compartments {
             query.push("(select * from resource where resource_type = ").push_bind(resource_type.as_str());
             query.push(" and patients @> array[patient.id collate \"default\"] offset 0) as resource where true");
         }
-        let window = Window { since: None, ..self.window };
-        push_conditions(query, resource_type, window, Access::Everything, false);
-        if let Some(since) = self.window.since {
-            query.push(" and (patient.is_new or last_updated > ").push_bind(since).push(")");
+        match &self.about {
+            Some(about) if resource_type == ResourceType::PROVENANCE => {
+                push_conditions(query, resource_type, self.window.whenever(), Access::Everything, false);
+                about.push(query, self.window, Owner::Patient);
+            }
+            _ => {
+                let window = Window { since: None, ..self.window };
+                push_conditions(query, resource_type, window, Access::Everything, false);
+                if let Some(since) = self.window.since {
+                    query.push(" and (patient.is_new or last_updated > ").push_bind(since).push(")");
+                }
+            }
         }
         // Others may be in the compartment, too, by a link.
         query.push(if resource_type == ResourceType::PATIENT { " order by id <> patient.id)" } else { ")" });

@@ -7,6 +7,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
+use super::associated::{About, Owner};
 use super::cohort::Access;
 use crate::fhir::resource_type::ResourceType;
 
@@ -26,6 +27,13 @@ pub(crate) struct Window {
     pub(crate) history: Option<OffsetDateTime>,
 }
 
+impl Window {
+    /// The state at the transaction time, whenever anything changed.
+    pub(super) fn whenever(self) -> Self {
+        Self { since: None, until: None, history: None, ..self }
+    }
+}
+
 /// Part of the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Slice {
@@ -33,6 +41,8 @@ pub(crate) struct Slice {
     pub(crate) keys: Range<i64>,
     pub(crate) window: Window,
     pub(crate) access: Access,
+    /// If only Provenances of what comes out do.
+    pub(crate) about: Option<About>,
 }
 
 impl Slice {
@@ -79,8 +89,18 @@ impl Slice {
     }
 
     fn push_rows(&self, query: &mut QueryBuilder<Postgres>, deleted: bool) {
-        self.access.of(self.resource_type).push_rows(query, self.resource_type, self.window.at);
-        push_conditions(query, self.resource_type, self.window, self.access, deleted);
+        let (access, resource_type, window) = (self.access.of(self.resource_type), self.resource_type, self.window);
+        match &self.about {
+            Some(about) if resource_type == ResourceType::PROVENANCE && !deleted => {
+                access.or_everything().push_rows(query, resource_type, window.at);
+                push_conditions(query, resource_type, window.whenever(), Access::Everything, false);
+                about.push(query, window, Owner::Cohort(access));
+            }
+            _ => {
+                access.push_rows(query, resource_type, window.at);
+                push_conditions(query, resource_type, window, access, deleted);
+            }
+        }
         query.push(" and key >= ").push_bind(self.keys.start);
         query.push(" and key < ").push_bind(self.keys.end);
     }

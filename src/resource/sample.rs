@@ -94,7 +94,7 @@ impl Sample {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "estimates")]
-fn to_f64(number: i64) -> f64 {
+pub(super) fn to_f64(number: i64) -> f64 {
     number as f64
 }
 

@@ -10,6 +10,7 @@
     reason = "as above"
 )]
 
+mod associated;
 mod support;
 
 mod cancel;

@@ -1,0 +1,93 @@
+//! Provenance that comes for the sake of what comes out (`includeAssociatedData`, rule G7).
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Postgres, QueryBuilder};
+
+use super::cohort::{Access, push_targets};
+use super::read::Window;
+use crate::fhir::resource_type::ResourceType;
+
+/// Of each resource that comes out, but for Provenances themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Associated {
+    /// The one that was recorded last.
+    Latest,
+    /// All there are.
+    Relevant,
+}
+
+/// What the Provenances of an export are about.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    pub(crate) associated: Associated,
+    /// The types that come out.
+    pub(crate) types: Vec<ResourceType>,
+}
+
+/// To whom something has to belong to come out.
+#[derive(Clone, Copy)]
+pub(super) enum Owner {
+    Cohort(Access),
+    /// `patient`, in whose block it is.
+    Patient,
+}
+
+impl About {
+    /// Those of an export of these types.
+    pub(crate) fn of(associated: Associated, types: impl IntoIterator<Item = ResourceType>) -> Self {
+        Self { associated, types: types.into_iter().filter(|listed| *listed != ResourceType::PROVENANCE).collect() }
+    }
+
+    /// Adds that the Provenance under way is about something that comes out, whenever it was changed itself.
+    pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>, window: Window, owner: Owner) {
+        query.push(" and exists (select from ");
+        push_targets(query, window.at);
+        query.push(" where not version.deleted and version.resource_type = any(");
+        query.push_bind(self.types.iter().map(|listed| listed.as_str()).collect::<Vec<_>>()).push(") and ");
+        owner.push_has(query);
+        if let Some(since) = window.since {
+            query.push(" and (version.last_updated > ").push_bind(since);
+            owner.push_or_is_new(query);
+            query.push(")");
+        }
+        if let Some(until) = window.until {
+            query.push(" and version.last_updated < ").push_bind(until);
+        }
+        if self.associated == Associated::Latest {
+            push_is_latest(query, window);
+        }
+        query.push(")");
+    }
+}
+
+impl Owner {
+    fn push_has(self, query: &mut QueryBuilder<Postgres>) {
+        match self {
+            Self::Cohort(access) => access.push_has(query, "version.patients"),
+            Self::Patient => {
+                query.push("version.patients @> array[patient.id collate \"default\"]");
+            }
+        }
+    }
+
+    fn push_or_is_new(self, query: &mut QueryBuilder<Postgres>) {
+        match self {
+            Self::Cohort(access) => access.push_or_has_new(query, "version.patients"),
+            Self::Patient => {
+                query.push(" or patient.is_new");
+            }
+        }
+    }
+}
+
+/// That no other is there at the transaction time, about the same, that was recorded later.
+fn push_is_latest(query: &mut QueryBuilder<Postgres>, window: Window) {
+    query.push(" and not exists (select from resource as later where later.resource_type = ");
+    query.push_bind(ResourceType::PROVENANCE.as_str());
+    query.push(" and coalesce(later.targets, provenance_targets(later.body)) @> array[target.named] ");
+    query.push("and not later.deleted and later.last_updated <= ").push_bind(window.at);
+    query.push(" and later.superseded_at > ").push_bind(window.at);
+    query.push(" and (provenance_recorded(later.body), later.last_updated, later.key) ");
+    query.push("> (provenance_recorded(resource.body), resource.last_updated, resource.key))");
+}
