@@ -5,10 +5,13 @@ create table export_patient (
     job_id uuid not null,
     -- The id of a Patient.
     patient_id text collate "C" not null,
+    -- Where files are organised by patient: the key of the Patient, 0 if there is none.
+    patient_key bigint not null default 0,
     -- Joined the Group after _since: comes with the whole history.
     is_new boolean not null default false,
     primary key (job_id, patient_id)
 );
+create index export_patient_key on export_patient (job_id, patient_key) where patient_key > 0;
 
 -- They go with their job. A foreign key would do that, too, but take longer to check than it takes to store them.
 create function remove_export_patients() returns trigger
@@ -52,9 +55,9 @@ end
 $$;
 
 -- Without fastupdate: each look-up would read through all that is not in the index yet.
--- The resources of a patient, for each type of the Patient compartment, and the Provenances of a resource. Only of what is
--- small: `serve` makes the indexes that are missing, without keeping anybody from writing (resource/index.rs). Until all
--- are there, exports read whole types instead.
+-- The resources of a patient, for each type of the Patient compartment, past versions by their id, and the Provenances of a
+-- resource. Only of types of which there is next to nothing: `serve` makes the indexes that are missing, without keeping
+-- anybody from writing (resource/index.rs). Until all are there, exports read whole types instead.
 do $$
 declare
     type text;
@@ -74,14 +77,18 @@ begin
         'SupplyDelivery', 'SupplyRequest', 'VisionPrescription'
     ]
     loop
-        if pg_relation_size(format('resource_%s', lower(type))::regclass) < 32 * 1024 * 1024 then
+        if pg_total_relation_size(format('resource_%s', lower(type))::regclass) < 1024 * 1024 then
             execute format(
                 'create index %I on %I using gin (patients) with (fastupdate = off)',
                 'resource_' || lower(type) || '_patients', 'resource_' || lower(type)
             );
+            execute format(
+                'create index %I on %I (id) where superseded_at < ''infinity''',
+                'resource_' || lower(type) || '_past', 'resource_' || lower(type)
+            );
         end if;
     end loop;
-    if pg_relation_size('resource_provenance') < 32 * 1024 * 1024 then
+    if pg_total_relation_size('resource_provenance') < 1024 * 1024 then
         create index resource_provenance_targets on resource_provenance
         using gin (coalesce(targets, provenance_targets(body))) with (fastupdate = off);
     end if;

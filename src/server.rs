@@ -15,6 +15,7 @@ use crate::database::{self, Database, DiskReserve};
 use crate::export::announcement::Announcements;
 use crate::export::governor::Governor;
 use crate::export::worker::Workers;
+use crate::fhir::reference::PatientBases;
 use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
 use crate::reaper::Reaper;
@@ -124,6 +125,7 @@ impl Server {
             work_pool: database.work_pool(u32::from(config.export.workers) * 2),
             retention: config.retention.files,
             governor: Governor::new(&config.export),
+            patient_bases: PatientBases::from(config.store.patient_bases),
             config: config.export,
         };
         workers.start(&announcements, &tasks, &shutdown);

@@ -7,15 +7,16 @@ use sqlx::migrate::MigrateError;
 
 use super::{Error, code};
 
-/// A change of the schema waits no longer than this for a lock: who else wants it stands in line behind it.
-const LOCK_TIMEOUT: &str = "2s";
+/// A change of the schema waits no longer than this for a lock: who else wants it stands in line behind it. With every
+/// attempt a little longer, up to the second, for exports that never let go of what it wants all at once.
+const LOCK_PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 /// Who is frozen in the middle of a change of the schema keeps everybody from working: it is cut off after this long.
 const FROZEN: &str = "10s";
 /// A change of the schema is short: one that takes longer waits for an answer that will not come.
 const MIGRATING: Duration = Duration::from_secs(120);
 /// Between two attempts at a change of the schema: time for those who stood in line.
 const MIGRATE_AGAIN: Duration = Duration::from_secs(3);
-/// So many attempts, some minutes.
+/// So many attempts, a quarter of an hour and more.
 const MIGRATE_ATTEMPTS: u32 = 100;
 
 /// Brings the schema up to date, while others work on: several that try at once wait for each other, and a change that
@@ -30,9 +31,10 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
     let mut connection = pool.acquire().await?;
     let set = "-- database.migrate
         select set_config('lock_timeout', $1, false), set_config('idle_in_transaction_session_timeout', $2, false)";
-    sqlx::query(set).bind(LOCK_TIMEOUT).bind(FROZEN).execute(&mut *connection).await?;
     let mut attempts = 1;
     let result = loop {
+        let patience = (LOCK_PATIENCE.0 + attempts * LOCK_PATIENCE.0 / 10).min(LOCK_PATIENCE.1);
+        sqlx::query(set).bind(format!("{}ms", patience.as_millis())).bind(FROZEN).execute(&mut *connection).await?;
         let attempt = tokio::time::timeout(MIGRATING, migrator.run(&mut *connection));
         match attempt.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::PoolTimedOut))) {
             Err(error) if attempts < MIGRATE_ATTEMPTS && is_locked_out(&error) => {

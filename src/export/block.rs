@@ -12,8 +12,9 @@ use crate::resource::body::Subset;
 use crate::resource::compartment::Compartments;
 use crate::resource::read::Piece;
 
-/// What files are organised by: their type, for they have lines of many.
-const ORGANIZED_BY: &str = "Patient";
+/// The type of their first line: they have lines of many. (A replica of a version before this, which does not know of such
+/// files, so gives one to nobody who has not the right to everything.)
+const ORGANIZED: &str = "Parameters";
 
 /// Where in the order of the rows one is: by patient, then by type.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +50,7 @@ pub(super) async fn read_blocks(
         }
         if !last.as_ref().is_some_and(|last| last.is_of_patient_of(&place)) {
             if last.is_some() {
-                sink.lines.end_block(ORGANIZED_BY).await?;
+                sink.lines.end_block(ORGANIZED).await?;
             }
             sink.lines.begin_block(header(&place.patient));
         }
@@ -61,9 +62,9 @@ pub(super) async fn read_blocks(
         return Err(torn());
     }
     if last.is_some() {
-        sink.lines.end_block(ORGANIZED_BY).await?;
+        sink.lines.end_block(ORGANIZED).await?;
     }
-    Ok(sink.lines.end_file(ORGANIZED_BY).await?)
+    Ok(sink.lines.end_file(ORGANIZED).await?)
 }
 
 /// A resource, or a piece of a long one.
@@ -79,8 +80,8 @@ async fn read_row(row: &PgRow, subset: Option<&Subset>, long: &mut Long, sink: &
     }
     let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
     match subset {
-        None => sink.push(body, ORGANIZED_BY).await?,
-        Some(subset) => sink.push_subset(subset, body, ORGANIZED_BY).await?,
+        None => sink.push(body, ORGANIZED).await?,
+        Some(subset) => sink.push_subset(subset, body, ORGANIZED).await?,
     }
     sink.paced.read(body.len()).await;
     Ok(())
@@ -107,7 +108,7 @@ impl Long {
         if piece.offset == 0 {
             self.of = Some(piece.of);
             match subset {
-                None => sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED_BY).await?,
+                None => sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED).await?,
                 Some(_) => self.whole.reserve_exact(piece.of.unsigned_abs() as usize),
             }
         }
@@ -121,8 +122,8 @@ impl Long {
         }
         let Self { whole, .. } = std::mem::take(self);
         match subset {
-            None => Ok(sink.end_line(ORGANIZED_BY).await?),
-            Some(subset) => sink.push_subset(subset, &whole, ORGANIZED_BY).await,
+            None => Ok(sink.end_line(ORGANIZED).await?),
+            Some(subset) => sink.push_subset(subset, &whole, ORGANIZED).await,
         }
     }
 }

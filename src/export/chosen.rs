@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 
 use super::level::Level;
 use super::request::ExportRequest;
+use crate::fhir::reference::PatientBases;
 use crate::fhir::resource_type::ResourceType;
-use crate::resource::clock;
 use crate::resource::group;
 pub(crate) use crate::resource::group::Error as NotChosen;
 use crate::resource::read::unknown;
@@ -31,34 +31,28 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
-    /// Those of a request that is limited to some, by their state at an instant. Whether a listed one is there, it asks
-    /// of the present.
+    /// Those of a request that is limited to some, by their state at an instant.
     pub(crate) async fn at(
         connection: &mut PgConnection,
         request: &ExportRequest,
         at: OffsetDateTime,
+        bases: &PatientBases,
     ) -> Result<Option<Self>, NotChosen> {
         let of_level = match &request.level {
             Level::System => return Ok(None),
             Level::Patients if request.patients.is_empty() => return Ok(None),
             Level::Patients => None,
             Level::Patient(id) => Some(BTreeSet::from([id.clone()])),
-            Level::Group(id) => Some(group::members(connection, id, at).await?),
+            Level::Group(id) => Some(group::members(connection, id, at, bases).await?),
         };
         let listed: Vec<&str> = request.patients.iter().map(String::as_str).collect();
-        let unknown = unknown(&mut *connection, ResourceType::PATIENT, &listed).await?;
+        let unknown = unknown(&mut *connection, ResourceType::PATIENT, &listed, at).await?;
         let mut chosen = Self::among(of_level, &request.patients, unknown.into_iter().collect());
         if let (Level::Group(id), Some(since), true) = (&request.level, request.since, request.new_members_full_history)
         {
-            chosen.new = &chosen.patients - &members_before(connection, id, since).await?;
+            chosen.new = &chosen.patients - &members_before(connection, id, since, bases).await?;
         }
         Ok(Some(chosen))
-    }
-
-    /// The same by their present state.
-    pub(crate) async fn now(connection: &mut PgConnection, request: &ExportRequest) -> Result<Option<Self>, NotChosen> {
-        let at = clock::present(connection).await?;
-        Self::at(connection, request, at).await
     }
 
     fn among(of_level: Option<BTreeSet<String>>, listed: &BTreeSet<String>, unknown: BTreeSet<String>) -> Self {
@@ -90,8 +84,9 @@ async fn members_before(
     connection: &mut PgConnection,
     id: &str,
     since: OffsetDateTime,
+    bases: &PatientBases,
 ) -> Result<BTreeSet<String>, sqlx::Error> {
-    match group::members(connection, id, since).await {
+    match group::members(connection, id, since, bases).await {
         Ok(members) => Ok(members),
         Err(NotChosen::Gone(_) | NotChosen::Unreadable(_)) => Ok(BTreeSet::new()),
         Err(NotChosen::Database(error)) => Err(error),

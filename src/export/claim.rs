@@ -11,7 +11,7 @@ use super::Error;
 use super::part::{Lease, Stage, sessions_on};
 use super::request::ExportRequest;
 use crate::config;
-use crate::database::interval;
+use crate::database::{ABLE, interval};
 use crate::resource::cohort::Cohort;
 
 /// Jobs that are looked at for a part in one turn.
@@ -75,7 +75,7 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
         select id, transaction_time as "transaction_time!", history_floor,
             request as "request: sqlx::types::Json<ExportRequest>"
         from export_job as job
-        where state = 'running' and exists (
+        where state = 'running' and requires <= $3 and exists (
             select from export_part as part
             where part.job_id = job.id and part.state <> 'done' and part.estimated_bytes <= $1
                 and part.not_before <= clock_timestamp()
@@ -97,7 +97,8 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
             accepted_at
         limit $2"#,
         max_bytes,
-        JOBS_IN_TURN
+        JOBS_IN_TURN,
+        ABLE
     )
     .fetch_all(pool)
     .await

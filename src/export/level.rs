@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
@@ -45,14 +46,18 @@ impl Level {
         }
     }
 
-    /// The Patient or Group it is about, if there is none such now.
-    pub(crate) async fn missing(&self, connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    /// The Patient or Group it is about, if there is none such at an instant.
+    pub(crate) async fn missing(
+        &self,
+        connection: &mut PgConnection,
+        at: OffsetDateTime,
+    ) -> Result<Option<String>, sqlx::Error> {
         let (resource_type, id) = match self {
             Self::System | Self::Patients => return Ok(None),
             Self::Patient(id) => (ResourceType::PATIENT, id.as_str()),
             Self::Group(id) => (ResourceType::GROUP, id.as_str()),
         };
-        let unknown = unknown(connection, resource_type, &[id]).await?;
+        let unknown = unknown(connection, resource_type, &[id], at).await?;
         Ok(unknown.first().map(|id| format!("{resource_type}/{id}")))
     }
 

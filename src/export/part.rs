@@ -119,7 +119,14 @@ impl Lease {
                 return Err(Error::IndexesMissing);
             }
             cohort::by_index(reader).await?;
-            return Ok(Rows::ByPatient(Compartments::of(self.cohort, types, keys, window, self.about.clone())));
+            return Ok(Rows::ByPatient(Compartments::of(
+                self.job,
+                self.cohort,
+                types,
+                keys,
+                window,
+                self.about.clone(),
+            )));
         }
         let access = self.cohort.access(reader).await?;
         let slice =

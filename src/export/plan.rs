@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::time::Duration;
 
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -23,11 +22,13 @@ use super::worker::Workers;
 use crate::binary::store::Files;
 use crate::binary::{Kind, Place, Volume};
 use crate::config;
-use crate::database::interval;
+use crate::database::{ABLE, interval};
 use crate::fhir::outcome::IssueType;
+use crate::fhir::reference::PatientBases;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
 use crate::resource::cohort::{self, Access};
+use crate::resource::compartment::Compartments;
 use crate::resource::read::Window;
 use crate::resource::sample::{ALL_KEYS, Sample, filled};
 
@@ -69,7 +70,7 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
             lease_until = clock_timestamp() + $1
         where id = (
             select id from export_job as waiting
-            where state = 'accepted' and not_before <= clock_timestamp()
+            where state = 'accepted' and requires <= $3 and not_before <= clock_timestamp()
                 and (lease_until is null or lease_until < clock_timestamp())
                 -- Those that are being planned are about to run.
                 and (
@@ -94,7 +95,8 @@ pub(super) async fn claim(pool: &PgPool, config: &config::Export) -> Result<Opti
         returning id as job, request as "request: Json<ExportRequest>", transaction_time, history_floor,
             attempt, failures"#,
         interval(config.lease),
-        i64::from(config.max_running)
+        i64::from(config.max_running),
+        ABLE
     )
     .fetch_optional(pool)
     .await?;
@@ -126,7 +128,7 @@ impl Leased for Planning {
 
     async fn work(&self, workers: &Workers, stop: &CancellationToken) -> Result<(), Error> {
         tokio::select! {
-            result = self.plan(&workers.pool, &workers.config, workers.retention) => result,
+            result = self.plan(workers) => result,
             () = stop.cancelled() => Err(Error::Stopped),
         }
     }
@@ -180,14 +182,19 @@ impl Leased for Planning {
 }
 
 impl Planning {
-    async fn plan(&self, pool: &PgPool, config: &config::Export, retention: Duration) -> Result<(), Error> {
+    async fn plan(&self, workers: &Workers) -> Result<(), Error> {
+        let Workers { pool, config, retention, .. } = workers;
         let window = match self.transaction_time {
             Some(at) => self.request.window(at, self.history_floor),
             None => self.take_transaction_time(pool).await?,
         };
         let mut transaction = pool.begin().await?;
+        // A Group may have a million members. The lease bounds it.
+        sqlx::query!("-- export.plan.patience\nselect set_config('statement_timeout', '0', true)")
+            .fetch_one(&mut *transaction)
+            .await?;
         let part_size = self.request.part_size(config.file_target);
-        let remarks = self.freeze_patients(&mut transaction, window.at).await?;
+        let remarks = self.freeze_patients(&mut transaction, window, &workers.patient_bases).await?;
         let access = self.request.cohort(self.job).access(&mut transaction).await?;
         let types = if access.is_empty() { Vec::new() } else { self.request.types.iter().copied().collect() };
         let filled = filled(&mut transaction, &types).await?;
@@ -210,18 +217,28 @@ impl Planning {
             let ordinal = i32::try_from(parts.len()).unwrap_or(i32::MAX);
             self.store_outcome(&mut transaction, ordinal, &remarks).await?;
         }
-        super::part::complete_job_if_done(&mut transaction, self.job, retention).await?;
+        super::part::complete_job_if_done(&mut transaction, self.job, *retention).await?;
         announce_work(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }
 
     /// Freezes whom the export is about, if it is limited to some; gives what is to be said of it, and of the request.
-    async fn freeze_patients(&self, transaction: &mut PgConnection, at: OffsetDateTime) -> Result<Vec<String>, Error> {
+    async fn freeze_patients(
+        &self,
+        transaction: &mut PgConnection,
+        window: Window,
+        bases: &PatientBases,
+    ) -> Result<Vec<String>, Error> {
         let mut remarks = self.request.remarks.clone();
-        if let Some(chosen) = Chosen::at(transaction, &self.request, at).await? {
+        if let Some(chosen) = Chosen::at(transaction, &self.request, window.at, bases).await? {
             remarks.extend([chosen.unknown(), chosen.outside()].into_iter().flatten());
             cohort::freeze(transaction, self.job, &chosen.patients, &chosen.new).await?;
+        }
+        if self.request.by_patient {
+            let cohort = self.request.cohort(self.job);
+            let types: Vec<ResourceType> = self.request.types.iter().copied().collect();
+            Compartments::of(self.job, cohort, types, ALL_KEYS, window, None).freeze(transaction).await?;
         }
         Ok(remarks)
     }
@@ -328,7 +345,7 @@ async fn parts_by_type(
             last.bytes += bytes;
             continue;
         }
-        let ranges = sample.cut((bytes / target + 1).min(access.most_ranges()));
+        let ranges = sample.cut((bytes / target + 1).min(access.of(*resource_type).most_ranges()));
         parts.extend(of_ranges(&[*resource_type], ranges, resources, bytes));
     }
     Ok(parts)

@@ -17,6 +17,7 @@ use super::governor::Governor;
 use super::lease::{self, Leased, NO_ANSWER, answered};
 use super::{Error, deadline, plan};
 use crate::config;
+use crate::fhir::reference::PatientBases;
 use crate::shutdown::{Shutdown, Tasks};
 
 /// A part up to this size is done in moments: the worker kept for planning takes those too.
@@ -37,6 +38,8 @@ pub(crate) struct Workers {
     pub(crate) work_pool: PgPool,
     pub(crate) config: config::Export,
     pub(crate) governor: Governor,
+    /// Where absolute references to our Patients point.
+    pub(crate) patient_bases: PatientBases,
     /// Time from the end of a job until it expires.
     pub(crate) retention: Duration,
 }

@@ -10,6 +10,7 @@ use axum::http::header::{ACCEPT, CONTENT_LOCATION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
 use super::App;
 use super::caller::Exporter;
@@ -25,6 +26,10 @@ use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters::{self, Parameter};
 use crate::fhir::reference::PatientBases;
 use crate::identity::Principal;
+use crate::resource::{clock, index};
+
+/// Held by who looks for Patients among the members of a Group: there may be a million, who are all in memory then.
+static MEMBERS: Semaphore = Semaphore::const_new(1);
 
 /// The level of the URL.
 pub(super) struct At(Level);
@@ -103,13 +108,16 @@ async fn kick_off(
     };
     let mut request = ExportRequest::read(url, level, parameters, terms)?;
     request.separate_status = prefer.separate_export_status;
-    request.new_members_full_history = app.config.group.new_members_full_history;
+    request.new_members_full_history = app.config.group.new_members_full_history
+        && matches!(request.level, Level::Group(_))
+        && request.since.is_some();
     let kick_off = KickOff { owner: &caller.owner, request: &request, key: key.as_deref() };
     // What has been started takes nothing, so nothing stands against saying so.
     let id = match started_before(&app.pool, &kick_off).await? {
         Some(id) => id,
         None => {
-            check_patients(app, &request, prefer.lenient).await?;
+            check_patients(app, &request, prefer.lenient, &bases).await?;
+            check_indexes(app, &request).await?;
             check_readiness(app).await?;
             submit(&app.pool, &kick_off, &app.config.export).await?
         }
@@ -126,23 +134,39 @@ async fn kick_off(
 
 /// Whether the Patient or the Group of the URL is there, and the Patients listed are, and are among them. Under lenient
 /// handling those that are not are left out when the export is planned (rule G6).
-async fn check_patients(app: &App, request: &ExportRequest, lenient: bool) -> Result<(), ApiError> {
+async fn check_patients(
+    app: &App,
+    request: &ExportRequest,
+    lenient: bool,
+    bases: &PatientBases,
+) -> Result<(), ApiError> {
     if request.patients.is_empty() && matches!(request.level, Level::System | Level::Patients) {
         return Ok(());
     }
+    let _one_at_a_time = MEMBERS.acquire().await;
     let mut connection = app.pool.acquire().await?;
-    if let Some(missing) = request.level.missing(&mut connection).await? {
+    let at = clock::present(&mut connection).await?;
+    if let Some(missing) = request.level.missing(&mut connection, at).await? {
         return Err(ApiError::not_found(format!("There is no {missing}.")));
     }
     if lenient || request.patients.is_empty() {
         return Ok(());
     }
-    let Some(chosen) = Chosen::now(&mut connection, request).await? else { return Ok(()) };
+    let Some(chosen) = Chosen::at(&mut connection, request, at, bases).await? else { return Ok(()) };
     match (chosen.unknown(), chosen.outside()) {
         (Some(text), _) => Err(ApiError::not_found(text)),
         (None, Some(text)) => Err(ApiError::invalid(text)),
         (None, None) => Ok(()),
     }
+}
+
+/// Files organised by patient need the indexes that `serve` makes after an upgrade.
+async fn check_indexes(app: &App, request: &ExportRequest) -> Result<(), ApiError> {
+    if !request.by_patient || index::are_complete(&mut *app.pool.acquire().await?).await? {
+        return Ok(());
+    }
+    let text = "The indexes that organizeOutputBy needs are still being made. Try again later, or without it.";
+    Err(ApiError::unavailable(text).retry_after(Duration::from_secs(300)))
 }
 
 /// Whether this server can take another export.

@@ -114,13 +114,15 @@ fn resources(base: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A type at which exports start; `standard` is the HL7 guide's definition of that, `own` is ours.
+/// A type at which exports start; `standard` is the HL7 guide's definition of that, and its name there, by which one
+/// conformance suite looks for it, another by `export`; `own` is ours.
 fn exported_at(base: &str, name: &str, standard: &str, own: &str) -> Value {
     json!({
         "type": name,
         "documentation": "Exported by the operation export.",
         "operation": [
             { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
+            { "name": standard, "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
             { "name": "export", "definition": format!("{base}/OperationDefinition/{own}") },
         ],
     })

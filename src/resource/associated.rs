@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, QueryBuilder};
 
-use super::cohort::{Access, push_targets};
-use super::read::Window;
+use super::cohort::{Access, TARGETS, push_targets};
+use super::read::{Window, partition};
 use crate::fhir::resource_type::ResourceType;
 
 /// Of each resource that comes out, but for Provenances themselves.
@@ -81,12 +81,14 @@ impl Owner {
     }
 }
 
-/// That no other is there at the transaction time, about the same, that was recorded later.
+/// That no other is there at the transaction time, about the same, that was recorded later. (`offset 0`, and the partition
+/// itself: it is looked up by what it is about, whatever Postgres thinks.)
 fn push_is_latest(query: &mut QueryBuilder<Postgres>, window: Window) {
-    query.push(" and not exists (select from resource as later where later.resource_type = ");
-    query.push_bind(ResourceType::PROVENANCE.as_str());
-    query.push(" and coalesce(later.targets, provenance_targets(later.body)) @> array[target.named] ");
-    query.push("and not later.deleted and later.last_updated <= ").push_bind(window.at);
+    query.push(format_args!(
+        " and not exists (select from (select * from {} as resource where {TARGETS} @> array[target.named] offset 0) as later ",
+        partition(ResourceType::PROVENANCE)
+    ));
+    query.push("where not later.deleted and later.last_updated <= ").push_bind(window.at);
     query.push(" and later.superseded_at > ").push_bind(window.at);
     query.push(" and (provenance_recorded(later.body), later.last_updated, later.key) ");
     query.push("> (provenance_recorded(resource.body), resource.last_updated, resource.key))");

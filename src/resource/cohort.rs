@@ -3,6 +3,7 @@
 //! H8 to H10).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use time::OffsetDateTime;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::index;
 use super::read::partition;
-use super::sample::to_f64;
+use super::sample::{ALL_KEYS, to_f64};
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 
@@ -21,7 +22,7 @@ const SHARE: i64 = 10;
 /// Provenances are looked up by what belongs to a patient: as many look-ups for each, about.
 const RESOURCES_OF_A_PATIENT: i64 = 100;
 /// What a Provenance is about; older versions have it in their body only. The same text as in its index.
-const TARGETS: &str = "coalesce(resource.targets, provenance_targets(resource.body))";
+pub(super) const TARGETS: &str = "coalesce(resource.targets, provenance_targets(resource.body))";
 
 /// Whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,9 +82,14 @@ pub(crate) async fn freeze(
     .execute(&mut *connection)
     .await?;
     if ids.len() > usize::try_from(FEW).unwrap_or_default() {
-        // Whether it is joined well hangs on what Postgres believes of its size.
-        sqlx::query("-- resource.cohort.analyze\nanalyze export_patient").execute(connection).await?;
+        analyze(connection).await?;
     }
+    Ok(())
+}
+
+/// Whether they are joined well hangs on what Postgres believes of their number.
+pub(super) async fn analyze(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("-- resource.cohort.analyze\nanalyze export_patient").execute(connection).await?;
     Ok(())
 }
 
@@ -136,7 +142,7 @@ impl Cohort {
 
 impl Access {
     /// The way to the rows of this type.
-    pub(super) fn of(self, resource_type: ResourceType) -> Self {
+    pub(crate) fn of(self, resource_type: ResourceType) -> Self {
         match self {
             Self::ByPatient(frozen) if resource_type == ResourceType::PROVENANCE && !frozen.has_few_provenances => {
                 Self::Scan(frozen)
@@ -157,19 +163,29 @@ impl Access {
 
     /// In how many ranges of keys a type may be cut: a patient's rows lie anywhere, so each range looks at them all.
     pub(crate) fn most_ranges(self) -> i64 {
-        if matches!(self, Self::ByPatient(..)) { 4 } else { i64::MAX }
+        match self {
+            Self::ByPatient(frozen) => (frozen.count / 1_000).clamp(4, 64),
+            _ => i64::MAX,
+        }
     }
 
     /// ` from … where …` of the rows of a type, as `resource`, up to a condition to which more can be added.
-    pub(super) fn push_rows(self, query: &mut QueryBuilder<Postgres>, resource_type: ResourceType, at: OffsetDateTime) {
+    pub(super) fn push_rows(
+        self,
+        query: &mut QueryBuilder<Postgres>,
+        resource_type: ResourceType,
+        at: OffsetDateTime,
+        keys: &Range<i64>,
+    ) {
         match self {
             Self::Everything | Self::AnyPatient | Self::Scan(_) => {
                 query.push(" from resource");
                 self.push_belonging(query, resource_type, at);
             }
-            Self::ByPatient(frozen) => frozen.push_rows_by_patient(query, resource_type, at, None),
+            Self::ByPatient(frozen) => frozen.push_rows_by_patient(query, resource_type, at, keys, None),
             Self::Referenced(job) => push_rows_by_reference(query, resource_type, job, at),
         }
+        query.push(" and key >= ").push_bind(keys.start).push(" and key < ").push_bind(keys.end);
     }
 
     /// The same for a sample; gives how many rows one in it stands for. `share` of the pages, or some of the patients.
@@ -181,7 +197,7 @@ impl Access {
         share: f64,
     ) -> f64 {
         if let Self::ByPatient(frozen) = self {
-            frozen.push_rows_by_patient(query, resource_type, at, Some(FEW));
+            frozen.push_rows_by_patient(query, resource_type, at, &ALL_KEYS, Some(FEW));
             return to_f64((frozen.count / FEW).max(1));
         }
         query.push(" from resource tablesample system (").push_bind(share * 100.0).push(")");
@@ -298,7 +314,7 @@ pub(super) fn push_targets(query: &mut QueryBuilder<Postgres>, at: OffsetDateTim
     query.push(format_args!("unnest({TARGETS}) as target (named) cross join lateral (select version.* from "));
     query.push("(select * from resource where resource_type = split_part(target.named, '/', 1) ");
     query.push("and id = split_part(target.named, '/', 2) and superseded_at = 'infinity' offset 0) as now ");
-    // No index finds what was current then by its id, so only that is looked for which was replaced after it.
+    // Past versions have an index of their own.
     query.push("cross join lateral (select now.* where now.last_updated <= ").push_bind(at);
     query.push(" union all select past.* from resource as past where now.last_updated > ").push_bind(at);
     query.push(" and past.resource_type = now.resource_type and past.id = now.id and past.last_updated <= ");
@@ -321,6 +337,7 @@ impl Frozen {
         query: &mut QueryBuilder<Postgres>,
         resource_type: ResourceType,
         at: OffsetDateTime,
+        keys: &Range<i64>,
         most: Option<i64>,
     ) {
         query.push(" from (select distinct found.key as of from ");
@@ -330,9 +347,21 @@ impl Frozen {
         }
         query.push(") as patient cross join lateral (");
         push_keys_of_patient(query, resource_type, at);
-        query.push(") as found offset 0) as found cross join lateral (select * from resource where resource_type = ");
+        query
+            .push(") as found where found.key >= ")
+            .push_bind(keys.start)
+            .push(" and found.key < ")
+            .push_bind(keys.end);
+        query.push(" offset 0) as found cross join lateral (select * from resource where resource_type = ");
         query.push_bind(resource_type.as_str()).push(" and key = found.of offset 0) as resource where true");
     }
+}
+
+/// `from … where …` of what belongs to `patient.id`, of all versions, as `resource`. Of the partition itself: of its parent
+/// Postgres may choose to read a type of few rows from end to end by the primary key, for every patient, and one of them
+/// may be a Group of a million members.
+pub(super) fn of_patient(resource_type: ResourceType) -> String {
+    format!("from {} as resource where patients @> array[patient.id collate \"default\"]", partition(resource_type))
 }
 
 /// Selects the keys of what belongs to `patient.id`, of all versions. A Provenance does by what it is about, too, if that
@@ -342,19 +371,26 @@ pub(super) fn push_keys_of_patient(
     resource_type: ResourceType,
     at: OffsetDateTime,
 ) {
-    const IS_OF_PATIENT: &str = "patients @> array[patient.id collate \"default\"]";
-    query.push("select key from resource where resource_type = ").push_bind(resource_type.as_str());
-    query.push(format_args!(" and {IS_OF_PATIENT}"));
+    // `offset 0`: every patient is looked up, whatever Postgres thinks.
+    query.push(format_args!("(select key {} offset 0)", of_patient(resource_type)));
     if resource_type != ResourceType::PROVENANCE {
         return;
     }
-    query.push(" union all select about.key from (select resource_type || '/' || id as named from resource ");
-    query.push("where resource_type = any(");
-    query.push_bind(compartment::types().map(ResourceType::as_str).collect::<Vec<_>>());
-    query.push(format_args!(") and {IS_OF_PATIENT} and last_updated <= ")).push_bind(at);
-    query.push(" and superseded_at > ").push_bind(at).push(" offset 0) as owned cross join lateral ");
-    query.push("(select key from resource where resource_type = ").push_bind(resource_type.as_str());
-    query.push(format_args!(" and {TARGETS} @> array[owned.named] offset 0) as about"));
+    query.push(" union all (select about.key from (");
+    for (number, owned) in compartment::types().enumerate() {
+        query.push(if number == 0 { "" } else { " union all " });
+        query.push(format_args!(
+            "select '{owned}/' || id as named from (select * {} offset 0) as owned",
+            of_patient(owned)
+        ));
+        query.push(" where last_updated <= ").push_bind(at).push(" and superseded_at > ").push_bind(at);
+    }
+    query.push(" offset 0) as owned cross join lateral ");
+    let provenance = partition(ResourceType::PROVENANCE);
+    query.push(format_args!(
+        "(select key from {provenance} as resource where {TARGETS} @> array[owned.named] offset 0)"
+    ));
+    query.push(" as about)");
 }
 
 /// The rows that are referred to: those that are current by the index on their ids, and of those superseded after this

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+use uuid::Uuid;
 
 use super::associated::{About, Owner};
-use super::cohort::{Access, Cohort, push_keys_of_patient, push_targets};
+use super::cohort::{self, Access, Cohort, of_patient, push_keys_of_patient, push_targets};
 use super::read::{PIECE, Window, push_conditions};
 use super::sample::ALL_KEYS;
 use crate::fhir::resource_type::ResourceType;
@@ -16,6 +17,7 @@ const NO_PATIENT: i64 = ALL_KEYS.start;
 /// The compartments of some patients.
 #[derive(Debug, Clone)]
 pub(crate) struct Compartments {
+    job: Uuid,
     cohort: Cohort,
     /// In the order in which they come: the Patient is the first.
     types: Vec<ResourceType>,
@@ -29,6 +31,7 @@ pub(crate) struct Compartments {
 impl Compartments {
     /// Those of the cohort whose Patient has a key in the range. (A whole system is never organised.)
     pub(crate) fn of(
+        job: Uuid,
         cohort: Cohort,
         mut types: Vec<ResourceType>,
         keys: Range<i64>,
@@ -36,7 +39,7 @@ impl Compartments {
         about: Option<About>,
     ) -> Self {
         types.sort_by_key(|resource_type| *resource_type != ResourceType::PATIENT);
-        Self { cohort, types, keys, window, about }
+        Self { job, cohort, types, keys, window, about }
     }
 
     /// The type of a row is given by its place here.
@@ -83,8 +86,7 @@ impl Compartments {
             );
             query.push_bind(resource_type.as_str()).push(" and key = found.of offset 0) as resource where true");
         } else {
-            query.push("(select * from resource where resource_type = ").push_bind(resource_type.as_str());
-            query.push(" and patients @> array[patient.id collate \"default\"] offset 0) as resource where true");
+            query.push(format_args!("(select * {} offset 0) as resource where true", of_patient(resource_type)));
         }
         match &self.about {
             Some(about) if resource_type == ResourceType::PROVENANCE => {
@@ -103,43 +105,57 @@ impl Compartments {
         query.push(if resource_type == ResourceType::PATIENT { " order by id <> patient.id)" } else { ")" });
     }
 
-    /// Key and id of every patient of the part, each once, and whether it comes with its whole history (rule H9).
-    fn push_patients(&self, query: &mut QueryBuilder<Postgres>) {
-        match self.cohort {
-            Cohort::Frozen(job) => self.push_named(query, &self.keys, |query| {
-                query.push("select patient_id as id, is_new from export_patient where job_id = ").push_bind(job);
-            }),
-            // What has changed tells them faster than all there are.
-            _ if self.window.since.is_some() => self.push_named(query, &self.keys, |query| self.push_owners(query)),
-            _ => {
-                query.push("select key, id, false as is_new from resource where resource_type = ");
-                query.push_bind(ResourceType::PATIENT.as_str());
-                self.push_holds(query);
-                query.push(" and key >= ").push_bind(self.keys.start);
-                query.push(" and key < ").push_bind(self.keys.end);
-                if self.keys.contains(&NO_PATIENT) {
-                    query.push(" union all ");
-                    self.push_named(query, &(NO_PATIENT..NO_PATIENT + 1), |query| self.push_owners(query));
-                }
-            }
+    /// Keeps for the parts whose compartments there are, with the keys of their Patients: those of all that have changed
+    /// where that is asked, and otherwise of those that are frozen already.
+    pub(crate) async fn freeze(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if self.cohort == Cohort::AnyPatient && self.are_frozen() {
+            let mut query = QueryBuilder::new("-- resource.compartment.owners\n");
+            query
+                .push("insert into export_patient (job_id, patient_id) select ")
+                .push_bind(self.job)
+                .push(", id from (");
+            self.push_owners(&mut query);
+            query.push(") as owner");
+            query.build().persistent(false).execute(&mut *connection).await?;
+            cohort::analyze(connection).await?;
         }
+        let mut query = QueryBuilder::new("-- resource.compartment.keys\n");
+        query.push("update export_patient as patient set patient_key = resource.key from ");
+        query.push("(select * from resource where resource_type = ").push_bind(ResourceType::PATIENT.as_str());
+        self.push_holds(&mut query);
+        query.push(") as resource where job_id = ").push_bind(self.job).push(" and resource.id = patient_id");
+        query.build().persistent(false).execute(connection).await?;
+        Ok(())
     }
 
-    /// Those of some ids whose Patient has a key in the range, with that key.
-    fn push_named(
-        &self,
-        query: &mut QueryBuilder<Postgres>,
-        keys: &Range<i64>,
-        push_ids: impl FnOnce(&mut QueryBuilder<Postgres>),
-    ) {
-        query.push("select key, id, is_new from (select named.id, named.is_new, coalesce((select key from ");
-        query.push("(select * from resource where resource_type = ").push_bind(ResourceType::PATIENT.as_str());
-        query.push(" and patients @> array[named.id collate \"default\"] offset 0) as resource where id = named.id");
+    /// Whether the patients are kept with the job: a few, or those of whom something has changed.
+    fn are_frozen(&self) -> bool {
+        matches!(self.cohort, Cohort::Frozen(_)) || self.window.since.is_some()
+    }
+
+    /// Key and id of every patient of the part, each once, and whether it comes with its whole history (rule H9).
+    fn push_patients(&self, query: &mut QueryBuilder<Postgres>) {
+        let has_strangers = self.keys.contains(&NO_PATIENT);
+        if self.are_frozen() {
+            query.push("select patient_key as key, patient_id as id, is_new from export_patient where job_id = ");
+            query.push_bind(self.job).push(" and patient_key < ").push_bind(self.keys.end);
+            query.push(" and patient_key >= ").push_bind(self.keys.start);
+            query.push(if has_strangers { "" } else { " and patient_key > 0" });
+            return;
+        }
+        query.push("select key, id, false as is_new from resource where resource_type = ");
+        query.push_bind(ResourceType::PATIENT.as_str());
         self.push_holds(query);
-        query.push("), ").push_bind(NO_PATIENT).push(") as key from (");
-        push_ids(query);
-        query.push(") as named offset 0) as named where key >= ").push_bind(keys.start);
-        query.push(" and key < ").push_bind(keys.end);
+        query.push(" and key >= ").push_bind(self.keys.start);
+        query.push(" and key < ").push_bind(self.keys.end);
+        if has_strangers {
+            query.push(" union all select ").push_bind(NO_PATIENT).push(", id, false from (");
+            self.push_owners(query);
+            query.push(") as owner where not exists (select from resource where resource_type = ");
+            query.push_bind(ResourceType::PATIENT.as_str()).push(" and resource.id = owner.id");
+            self.push_holds(query);
+            query.push(")");
+        }
     }
 
     /// The version that holds at the transaction time, also one that says that it was deleted.
@@ -148,9 +164,9 @@ impl Compartments {
         query.push(" and superseded_at > ").push_bind(self.window.at);
     }
 
-    /// The ids of the patients to whom anything belongs that is exported; none of them is new.
+    /// The ids of the patients to whom anything belongs that is exported.
     fn push_owners(&self, query: &mut QueryBuilder<Postgres>) {
-        query.push("select distinct id, false as is_new from (");
+        query.push("select distinct id from (");
         for (number, resource_type) in self.types.iter().enumerate() {
             query.push(if number == 0 { "" } else { " union all " });
             query.push("select unnest(patients) as id from resource where true");

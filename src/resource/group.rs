@@ -43,72 +43,55 @@ struct Entity {
     reference: Option<String>,
 }
 
-/// A Group as it was.
-struct Group {
-    id: String,
-    /// The Patients it refers to as members, by the rules that hold for any reference.
-    patients: Vec<String>,
-    body: String,
-}
-
 /// The ids of the Patients that are members of this Group. A Group among its members that is not there has none; one
 /// that is met again, also by way of itself, adds nothing.
 pub(crate) async fn members(
     connection: &mut PgConnection,
     id: &str,
     at: OffsetDateTime,
+    bases: &PatientBases,
 ) -> Result<BTreeSet<String>, Error> {
     let mut members = BTreeSet::new();
     let mut met = BTreeSet::from([id.to_owned()]);
     let mut next = vec![id.to_owned()];
-    while !next.is_empty() {
-        let groups = as_of(connection, &next, at).await?;
-        if met.len() == 1 && groups.is_empty() {
-            return Err(Error::Gone(id.to_owned()));
-        }
-        next.clear();
-        for group in groups {
-            for reference in group.references(at)? {
-                if let Some(patient) = reference::patient_id(&reference, &PatientBases::default()) {
-                    if group.has_patient(patient) {
-                        members.insert(patient.to_owned());
-                    }
-                } else if let Some(nested) = reference::relative_id(&reference, ResourceType::GROUP)
-                    && met.insert(nested.to_owned())
-                {
-                    next.push(nested.to_owned());
-                }
+    // One at a time: a Group may be large.
+    while let Some(group) = next.pop() {
+        let Some(body) = as_of(connection, &group, at).await? else {
+            if group == id {
+                return Err(Error::Gone(group));
+            }
+            continue;
+        };
+        for reference in references(&body, at).map_err(|_| Error::Unreadable(group))? {
+            if let Some(patient) = reference::patient_id(&reference, bases) {
+                members.insert(patient.to_owned());
+            } else if let Some(nested) = reference::relative_id(&reference, ResourceType::GROUP)
+                && met.insert(nested.to_owned())
+            {
+                next.push(nested.to_owned());
             }
         }
     }
     Ok(members)
 }
 
-impl Group {
-    /// What its members at that instant refer to.
-    fn references(&self, at: OffsetDateTime) -> Result<impl Iterator<Item = String>, Error> {
-        let body: Body = serde_json::from_str(&self.body).map_err(|_| Error::Unreadable(self.id.clone()))?;
-        let members = body.member.into_iter().filter(move |member| !member.inactive && member.period.contains(at));
-        Ok(members.filter_map(|member| member.entity?.reference))
-    }
-
-    /// Whether the reference it was found in points at one of our Patients: that was decided when it was written.
-    fn has_patient(&self, id: &str) -> bool {
-        self.patients.binary_search_by(|patient| patient.as_str().cmp(id)).is_ok()
-    }
+/// What its members at that instant refer to.
+fn references(body: &str, at: OffsetDateTime) -> Result<impl Iterator<Item = String>, serde_json::Error> {
+    let body: Body = serde_json::from_str(body)?;
+    let members = body.member.into_iter().filter(move |member| !member.inactive && member.period.contains(at));
+    Ok(members.filter_map(|member| member.entity?.reference))
 }
 
-async fn as_of(connection: &mut PgConnection, ids: &[String], at: OffsetDateTime) -> Result<Vec<Group>, sqlx::Error> {
-    sqlx::query_as!(
-        Group,
+async fn as_of(connection: &mut PgConnection, id: &str, at: OffsetDateTime) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
         r#"-- resource.group.as_of
-        select id, patients, body as "body!" from resource
-        where resource_type = 'Group' and id = any($1) and last_updated <= $2 and not deleted
+        select body as "body!" from resource
+        where resource_type = 'Group' and id = $1 and last_updated <= $2 and not deleted
             -- Two conditions, for there is an index for each.
             and (superseded_at = 'infinity' or (superseded_at > $2 and superseded_at < 'infinity'))"#,
-        ids,
+        id,
         at
     )
-    .fetch_all(connection)
+    .fetch_optional(connection)
     .await
 }

@@ -1,5 +1,6 @@
-//! The indexes by which the resources of a patient are found: of each type of the Patient compartment, and of what a
-//! Provenance is about. A migration makes those of small types; here the others are made, while everybody goes on.
+//! The indexes by which the resources of a patient are found, of each type of the Patient compartment: by patient, past
+//! versions by id, and Provenances by what they are about. A migration makes those of types that are as good as empty;
+//! here the others are made, while everybody goes on.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
@@ -18,9 +19,17 @@ struct Index {
 }
 
 fn all() -> impl Iterator<Item = Index> {
-    let of_patients = compartment::types().map(partition).map(|table| Index {
-        name: format!("{table}_patients"),
-        definition: format!("on {table} using gin (patients) with (fastupdate = off)"),
+    let of_type = compartment::types().map(partition).flat_map(|table| {
+        [
+            Index {
+                name: format!("{table}_patients"),
+                definition: format!("on {table} using gin (patients) with (fastupdate = off)"),
+            },
+            Index {
+                name: format!("{table}_past"),
+                definition: format!("on {table} (id) where superseded_at < 'infinity'"),
+            },
+        ]
     });
     let table = partition(ResourceType::PROVENANCE);
     let of_targets = Index {
@@ -29,7 +38,7 @@ fn all() -> impl Iterator<Item = Index> {
             "on {table} using gin (coalesce(targets, provenance_targets(body))) with (fastupdate = off)"
         ),
     };
-    of_patients.chain([of_targets])
+    of_type.chain([of_targets])
 }
 
 /// Whether all are there and can be used.

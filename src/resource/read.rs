@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::associated::{About, Owner};
 use super::cohort::Access;
+use crate::database::code;
 use crate::fhir::resource_type::ResourceType;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
@@ -92,17 +93,15 @@ impl Slice {
         let (access, resource_type, window) = (self.access.of(self.resource_type), self.resource_type, self.window);
         match &self.about {
             Some(about) if resource_type == ResourceType::PROVENANCE && !deleted => {
-                access.or_everything().push_rows(query, resource_type, window.at);
+                access.or_everything().push_rows(query, resource_type, window.at, &self.keys);
                 push_conditions(query, resource_type, window.whenever(), Access::Everything, false);
                 about.push(query, window, Owner::Cohort(access));
             }
             _ => {
-                access.push_rows(query, resource_type, window.at);
+                access.push_rows(query, resource_type, window.at, &self.keys);
                 push_conditions(query, resource_type, window, access, deleted);
             }
         }
-        query.push(" and key >= ").push_bind(self.keys.start);
-        query.push(" and key < ").push_bind(self.keys.end);
     }
 }
 
@@ -139,21 +138,25 @@ pub(super) fn push_conditions(
     }
 }
 
-/// Those of these ids under which no resource of this type is there now.
+/// Those of these ids under which no resource of this type is there at an instant.
 pub(crate) async fn unknown(
     executor: impl PgExecutor<'_>,
     resource_type: ResourceType,
     ids: &[&str],
+    at: OffsetDateTime,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"-- resource.read.unknown
         select wanted as "wanted!" from unnest($2::text[]) as wanted
         where not exists (
             select from resource
-            where resource_type = $1 and id = wanted and superseded_at = 'infinity' and not deleted
+            where resource_type = $1 and id = wanted and last_updated <= $3 and not deleted
+                -- Two conditions, for there is an index for each.
+                and (superseded_at = 'infinity' or (superseded_at > $3 and superseded_at < 'infinity'))
         )"#,
         resource_type.as_str(),
-        ids as &[&str]
+        ids as &[&str],
+        at
     )
     .fetch_all(executor)
     .await
@@ -164,9 +167,16 @@ pub(super) fn partition(resource_type: ResourceType) -> String {
     format!("resource_{}", resource_type.as_str().to_ascii_lowercase())
 }
 
-/// Renews the statistics of a type, which decide between scanning a key range and scanning everything.
+/// Renews the statistics of a type, which decide between scanning a key range and scanning everything. Not while an index
+/// of the type is being made: each would wait for the other. Autovacuum does it later.
 pub(super) async fn analyze(pool: &PgPool, resource_type: ResourceType) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("-- resource.read.patience\nset local lock_timeout = '1s'").execute(&mut *transaction).await?;
     let statement = format!("analyze {}", partition(resource_type));
-    sqlx::query(AssertSqlSafe(statement)).execute(pool).await?;
-    Ok(())
+    match sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await {
+        Ok(_) => transaction.commit().await,
+        // lock_not_available
+        Err(error) if code(&error).as_deref() == Some("55P03") => transaction.rollback().await,
+        Err(error) => Err(error),
+    }
 }

@@ -1,5 +1,7 @@
 //! What the server says of itself is true (rules J1-J5, A39).
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::support::{Database, Server};
@@ -29,7 +31,11 @@ async fn the_capability_statement_names_what_there_is() {
     assert!(operations.contains(&("export-poll-status", local("-s-export-poll-status"))));
     for (name, id) in [("Patient", "Patient-it-export"), ("Group", "Group-i-export")] {
         let of_type = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == name).unwrap();
-        assert_eq!(of_type["operation"][1]["definition"], local(id));
+        assert_eq!(of_type["operation"][2]["definition"], local(id));
+        // Conformance suites look for the one or the other name.
+        let guides: BTreeSet<&str> =
+            [0, 1].map(|n| of_type["operation"][n]["name"].as_str().unwrap()).into_iter().collect();
+        assert!(guides.contains("export") && guides.iter().any(|name| name.ends_with("-export")), "{guides:?}");
     }
     let types: Vec<_> =
         rest["resource"].as_array().unwrap().iter().map(|resource| resource["type"].as_str().unwrap()).collect();
@@ -61,6 +67,7 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
         ("_exportId", "x"),
         ("_minimumFileSize", "1000"),
         ("_maximumFileSize", "2000000"),
+        ("includeAssociatedData", "LatestProvenanceResources"),
         ("allowPartialManifests", "true"),
     ];
     let names: Vec<_> =

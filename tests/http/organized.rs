@@ -273,7 +273,7 @@ async fn a_file_needs_the_right_to_every_type_of_the_export() {
     let extensions = binary["meta"]["extension"].as_array().unwrap();
     let of_type =
         extensions.iter().find(|extension| extension["url"].as_str().unwrap().ends_with("binary-resource-type"));
-    assert_eq!(of_type.unwrap()["valueString"], "Patient");
+    assert_eq!(of_type.unwrap()["valueString"], "Parameters");
     let fewer = with(&ROLES);
     let text = fewer.refused(fewer.get(&file), 403).await;
     assert!(text.contains("Observation"), "{text}");
