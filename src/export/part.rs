@@ -24,7 +24,6 @@ use crate::fhir::resource_type::ResourceType;
 use crate::resource::associated::About;
 use crate::resource::cohort::{self, Cohort};
 use crate::resource::compartment::Compartments;
-use crate::resource::index;
 use crate::resource::read::{Slice, Window};
 
 /// What a part puts out.
@@ -114,10 +113,6 @@ impl Lease {
     pub(super) async fn rows(&self, reader: &mut PgConnection) -> Result<Rows, Error> {
         let (types, keys, window) = (self.types()?, self.keys.clone(), self.window);
         if self.by_patient && self.stage == Stage::Output {
-            // Without them every patient would cost a look at all there is.
-            if !index::are_complete(reader).await? {
-                return Err(Error::IndexesMissing);
-            }
             cohort::by_index(reader).await?;
             return Ok(Rows::ByPatient(Compartments::of(
                 self.job,

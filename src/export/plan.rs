@@ -29,6 +29,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
 use crate::resource::cohort::{self, Access};
 use crate::resource::compartment::Compartments;
+use crate::resource::index;
 use crate::resource::read::Window;
 use crate::resource::sample::{ALL_KEYS, Sample, filled};
 
@@ -236,6 +237,10 @@ impl Planning {
             cohort::freeze(transaction, self.job, &chosen.patients, &chosen.new).await?;
         }
         if self.request.by_patient {
+            // Without them every patient would cost a look at all there is.
+            if !index::are_complete(transaction).await? {
+                return Err(Error::IndexesMissing);
+            }
             let cohort = self.request.cohort(self.job);
             let types: Vec<ResourceType> = self.request.types.iter().copied().collect();
             Compartments::of(self.job, cohort, types, ALL_KEYS, window, None).freeze(transaction).await?;

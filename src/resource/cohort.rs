@@ -197,8 +197,9 @@ impl Access {
         share: f64,
     ) -> f64 {
         if let Self::ByPatient(frozen) = self {
-            frozen.push_rows_by_patient(query, resource_type, at, &ALL_KEYS, Some(FEW));
-            return to_f64((frozen.count / FEW).max(1));
+            let sampled = (frozen.count / 10).clamp(FEW / 5, FEW);
+            frozen.push_rows_by_patient(query, resource_type, at, &ALL_KEYS, Some(sampled));
+            return to_f64(frozen.count.max(sampled)) / to_f64(sampled);
         }
         query.push(" from resource tablesample system (").push_bind(share * 100.0).push(")");
         match self {

@@ -106,7 +106,7 @@ impl Compartments {
     }
 
     /// Keeps for the parts whose compartments there are, with the keys of their Patients: those of all that have changed
-    /// where that is asked, and otherwise of those that are frozen already.
+    /// where that is asked, and otherwise of those that are frozen already. Needs the indexes.
     pub(crate) async fn freeze(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.cohort == Cohort::AnyPatient && self.are_frozen() {
             let mut query = QueryBuilder::new("-- resource.compartment.owners\n");
@@ -120,10 +120,12 @@ impl Compartments {
             cohort::analyze(connection).await?;
         }
         let mut query = QueryBuilder::new("-- resource.compartment.keys\n");
-        query.push("update export_patient as patient set patient_key = resource.key from ");
-        query.push("(select * from resource where resource_type = ").push_bind(ResourceType::PATIENT.as_str());
+        query.push("update export_patient as frozen set patient_key = coalesce((select resource.key from ");
+        query.push("(select frozen.patient_id as id) as patient cross join lateral ");
+        query.push(format_args!("(select * {} offset 0) as resource ", of_patient(ResourceType::PATIENT)));
+        query.push("where resource.id = patient.id");
         self.push_holds(&mut query);
-        query.push(") as resource where job_id = ").push_bind(self.job).push(" and resource.id = patient_id");
+        query.push("), ").push_bind(NO_PATIENT).push(") where job_id = ").push_bind(self.job);
         query.build().persistent(false).execute(connection).await?;
         Ok(())
     }

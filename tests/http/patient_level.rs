@@ -169,6 +169,8 @@ async fn indexes_that_are_missing_are_made_by_the_server() {
     let anybody = server.anybody();
     assert_eq!(names(&anybody, anybody.export_at("/Patient/a/$export")).await, OF_A);
     assert_eq!(database.count(count).await, 0);
+    let text = anybody.refused(anybody.export_at("/Patient/a/$export?organizeOutputBy=Patient"), 503).await;
+    assert!(text.contains("indexes"), "{text}");
     drop(lock.detach());
     drop(server);
     let server = Server::start(&database).await;
