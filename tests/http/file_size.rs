@@ -52,7 +52,7 @@ async fn files_reach_the_minimum() {
     let anybody = server.anybody();
     let usual = sizes(&server, &anybody.kick_off("").await.completed().await).await;
     assert!(usual.len() > 50, "{usual:?}");
-    for minimum in [100_000, 300_000] {
+    for minimum in [200_000, 300_000] {
         let manifest = anybody.kick_off(&format!("?_minimumFileSize={minimum}")).await.completed().await;
         let sizes = sizes(&server, &manifest).await;
         // Where to cut comes from a sample: once in a while a file is a little short of it.
