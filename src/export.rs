@@ -30,7 +30,7 @@ pub(crate) mod level;
 pub(crate) mod manifest;
 pub(crate) mod page;
 pub(crate) mod part;
-mod plan;
+pub(crate) mod plan;
 mod referenced;
 mod remark;
 pub(crate) mod request;

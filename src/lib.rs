@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! command   → server, export, binary, resource, database, telemetry, config, fhir
-//! server    → http, export, reaper, database, identity, shutdown, config
+//! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
 //! http      → export, binary, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, config
 //! export    → resource, binary, identity, database, shutdown, config, fhir

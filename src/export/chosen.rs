@@ -10,6 +10,7 @@ use super::level::Level;
 use super::request::ExportRequest;
 use crate::fhir::reference::PatientBases;
 use crate::fhir::resource_type::ResourceType;
+pub(crate) use crate::resource::clock::present;
 use crate::resource::group;
 pub(crate) use crate::resource::group::Error as NotChosen;
 use crate::resource::read::unknown;

@@ -29,7 +29,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::resource::clock;
 use crate::resource::cohort::{self, Access};
 use crate::resource::compartment::Compartments;
-use crate::resource::index;
+pub(crate) use crate::resource::index::are_complete as can_organize;
 use crate::resource::read::Window;
 use crate::resource::sample::{ALL_KEYS, Sample, filled};
 
@@ -238,7 +238,7 @@ impl Planning {
         }
         if self.request.by_patient {
             // Without them every patient would cost a look at all there is.
-            if !index::are_complete(transaction).await? {
+            if !can_organize(transaction).await? {
                 return Err(Error::IndexesMissing);
             }
             let cohort = self.request.cohort(self.job);
@@ -328,7 +328,7 @@ impl Planning {
     }
 }
 
-/// Cuts the work: large types into ranges of about a file each, small types together.
+/// Cuts the work: large types into ranges of about a file each, small types together; of a few patients all.
 async fn parts_by_type(
     connection: &mut PgConnection,
     filled: &[(ResourceType, i64)],
@@ -336,6 +336,12 @@ async fn parts_by_type(
     access: Access,
     part_size: u64,
 ) -> Result<Vec<Planned>, Error> {
+    let types: Vec<ResourceType> = filled.iter().map(|(resource_type, _)| *resource_type).collect();
+    if let Some((resources, bytes)) = access.guess()
+        && !types.is_empty()
+    {
+        return Ok(of_ranges(&types, vec![ALL_KEYS], resources, bytes));
+    }
     let target = i64::try_from(part_size).unwrap_or(i64::MAX);
     let mut parts: Vec<Planned> = Vec::new();
     for (resource_type, pages) in filled {

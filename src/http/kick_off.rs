@@ -18,15 +18,15 @@ use super::error::ApiError;
 use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
 use crate::export::admission::{KickOff, started_before, submit};
-use crate::export::chosen::Chosen;
+use crate::export::chosen::{Chosen, present};
 use crate::export::job::poll_url;
 use crate::export::level::Level;
+use crate::export::plan::can_organize;
 use crate::export::request::{ExportRequest, Terms};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters::{self, Parameter};
 use crate::fhir::reference::PatientBases;
 use crate::identity::Principal;
-use crate::resource::{clock, index};
 
 /// Held by who looks for Patients among the members of a Group: there may be a million, who are all in memory then.
 static MEMBERS: Semaphore = Semaphore::const_new(1);
@@ -145,7 +145,7 @@ async fn check_patients(
     }
     let _one_at_a_time = MEMBERS.acquire().await;
     let mut connection = app.pool.acquire().await?;
-    let at = clock::present(&mut connection).await?;
+    let at = present(&mut connection).await?;
     if let Some(missing) = request.level.missing(&mut connection, at).await? {
         return Err(ApiError::not_found(format!("There is no {missing}.")));
     }
@@ -162,7 +162,7 @@ async fn check_patients(
 
 /// Files organised by patient need the indexes that `serve` makes after an upgrade.
 async fn check_indexes(app: &App, request: &ExportRequest) -> Result<(), ApiError> {
-    if !request.by_patient || index::are_complete(&mut *app.pool.acquire().await?).await? {
+    if !request.by_patient || can_organize(&mut *app.pool.acquire().await?).await? {
         return Ok(());
     }
     let text = "The indexes that organizeOutputBy needs are still being made. Try again later, or without it.";

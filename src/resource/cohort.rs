@@ -19,8 +19,9 @@ use crate::fhir::resource_type::ResourceType;
 const FEW: i64 = 100;
 /// … and so is a larger set that is at most this share of all: past it, it costs less to read a type from end to end.
 const SHARE: i64 = 10;
-/// Provenances are looked up by what belongs to a patient: as many look-ups for each, about.
+/// A patient has about so many. Provenances are looked up by what belongs to a patient: as many look-ups for each.
 const RESOURCES_OF_A_PATIENT: i64 = 100;
+const BYTES_OF_A_RESOURCE: i64 = 1_000;
 /// What a Provenance is about; older versions have it in their body only. The same text as in its index.
 pub(super) const TARGETS: &str = "coalesce(resource.targets, provenance_targets(resource.body))";
 
@@ -159,6 +160,17 @@ impl Access {
     /// Whether nobody is asked for.
     pub(crate) fn is_empty(self) -> bool {
         matches!(self, Self::ByPatient(Frozen { count: 0, .. }))
+    }
+
+    /// How many resources and bytes a few patients have, about: to take a sample would take as long as to read them all.
+    pub(crate) fn guess(self) -> Option<(i64, i64)> {
+        match self {
+            Self::ByPatient(frozen) if frozen.count <= FEW => {
+                let resources = frozen.count * RESOURCES_OF_A_PATIENT;
+                Some((resources, resources * BYTES_OF_A_RESOURCE))
+            }
+            _ => None,
+        }
     }
 
     /// In how many ranges of keys a type may be cut: a patient's rows lie anywhere, so each range looks at them all.
