@@ -8,7 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::{Caller, Database, Manifest, Server, eventually};
+use crate::support::{Caller, Database, Job, Manifest, Server, eventually};
 
 fn task(id: &str, status: &str) -> String {
     format!(r#"{{"resourceType":"Task","id":"{id}","status":"{status}"}}"#)
@@ -193,16 +193,21 @@ async fn it_is_the_history_until_the_transaction_time_while_writers_write() {
 
 const SUPERSEDED: &str = "resource where superseded_at < 'infinity'";
 
+/// An export of history under way: until the transaction ends, its part cannot store what it has read.
+async fn running(database: &Database, server: &Server) -> (sqlx::Transaction<'static, sqlx::Postgres>, Job) {
+    let mut busy = database.pool.begin().await.unwrap();
+    sqlx::query("lock table binary_file in share mode").execute(&mut *busy).await.unwrap();
+    let job = server.anybody().kick_off("?_includeHistory=true").await;
+    eventually("it runs", || async { database.count("export_job where state = 'running'").await == 1 }).await;
+    (busy, job)
+}
+
 // DESIGN 2
 #[tokio::test]
 async fn versions_stay_until_the_export_that_needs_them_is_done() {
     let database = filled().await;
-    // Its part cannot store what it has read.
-    let mut busy = database.pool.begin().await.unwrap();
-    sqlx::query("lock table binary_file in share mode").execute(&mut *busy).await.unwrap();
     let server = Server::start(&database).await;
-    let job = server.anybody().kick_off("?_includeHistory=true").await;
-    eventually("it runs", || async { database.count("export_job where state = 'running'").await == 1 }).await;
+    let (busy, job) = running(&database, &server).await;
     let pruner = Server::start_with(&database, &[("retention.history", "1ms"), ("retention.sweep", "100ms")]).await;
     put(&database, "a", "completed").await;
     // Many sweeps.
@@ -218,11 +223,8 @@ async fn versions_stay_until_the_export_that_needs_them_is_done() {
 #[tokio::test]
 async fn nobody_can_prune_what_an_export_needs() {
     let database = filled().await;
-    let mut busy = database.pool.begin().await.unwrap();
-    sqlx::query("lock table binary_file in share mode").execute(&mut *busy).await.unwrap();
     let server = Server::start(&database).await;
-    let job = server.anybody().kick_off("?_includeHistory=true").await;
-    eventually("it runs", || async { database.count("export_job where state = 'running'").await == 1 }).await;
+    let (busy, job) = running(&database, &server).await;
     let prune = || sqlx::query("delete from resource where superseded_at < 'infinity'").execute(&database.pool);
     let error = prune().await.unwrap_err().to_string();
     assert!(error.contains("an export of all versions needs"), "{error}");
