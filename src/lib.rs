@@ -14,8 +14,9 @@
 //! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
 //! http      → export, binary, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, config
-//! export    → resource, binary, identity, database, shutdown, config, fhir
-//! resource  → database, config, fhir
+//! export    → resource, search, binary, identity, database, shutdown, config, fhir
+//! resource  → search, database, config, fhir, json
+//! search    → fhir, json
 //! binary    → identity, database, fhir
 //! identity  → fhir
 //! database  → config
@@ -23,7 +24,7 @@
 //! config    → identity, fhir
 //! ```
 //!
-//! `fhir` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.
+//! `fhir`, `json` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.
 
 mod binary;
 pub mod command;
@@ -33,8 +34,10 @@ mod export;
 pub mod fhir;
 mod http;
 mod identity;
+mod json;
 mod reaper;
 pub mod resource;
+mod search;
 mod server;
 mod shutdown;
 mod telemetry;

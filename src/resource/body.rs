@@ -11,7 +11,6 @@ mod patients;
 mod properties;
 mod references;
 mod refused;
-mod scan;
 mod subset;
 
 use std::borrow::Cow;
@@ -27,6 +26,7 @@ pub(crate) use self::subset::Subset;
 use crate::fhir::instant;
 use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;
+use crate::json::scan;
 
 /// How deep objects and arrays may be nested.
 const MAX_DEPTH: usize = 256;

@@ -1,38 +1,10 @@
 //! The members of one JSON object as they are written, in their order, each name known to occur once.
 
-use std::borrow::Cow;
-
 use super::Refused;
-use super::scan;
+use crate::json::{Member, inside, listed};
 
 /// The members of an object in minified JSON text.
 pub(super) struct Members<'a>(Vec<Member<'a>>);
-
-/// One member of an object in minified JSON text.
-pub(super) struct Member<'a> {
-    pub(super) name: Cow<'a, str>,
-    pub(super) value: &'a str,
-    /// Name, colon and value as written.
-    pub(super) text: &'a str,
-}
-
-/// The members of an object in minified JSON text, in their order; none of anything else.
-pub(super) fn members(object: &str) -> impl Iterator<Item = Member<'_>> {
-    listed(inside(object).unwrap_or_default())
-}
-
-fn inside(object: &str) -> Option<&str> {
-    object.strip_prefix('{')?.strip_suffix('}')
-}
-
-fn listed(members: &str) -> impl Iterator<Item = Member<'_>> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let member = (start < members.len()).then(|| Member::at(members, start))?;
-        start += member.text.len() + 1; // The comma after it.
-        Some(member)
-    })
-}
 
 impl<'a> Members<'a> {
     pub(super) fn of_resource(text: &'a str) -> Result<Self, Refused> {
@@ -78,22 +50,6 @@ impl<'a> Members<'a> {
         match twice {
             Some(pair) => Err(Refused::Duplicate { place, position: pair[1].1 + 1 }),
             None => Ok(self),
-        }
-    }
-}
-
-impl<'a> Member<'a> {
-    /// The member whose opening quote is here.
-    fn at(members: &'a str, start: usize) -> Self {
-        let name_end = scan::string_end(members.as_bytes(), start + 1);
-        let value_start = name_end + 2; // The quote and the colon.
-        let value_end = scan::value_end(members, value_start);
-        let raw_name = &members[start + 1..name_end];
-        Self {
-            // A name that makes no text is no name that matters; as written it is still told from others.
-            name: scan::decode(raw_name).unwrap_or(Cow::Borrowed(raw_name)),
-            value: &members[value_start..value_end],
-            text: &members[start..value_end],
         }
     }
 }

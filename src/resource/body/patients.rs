@@ -6,10 +6,10 @@
 
 use memchr::{memchr, memmem};
 
-use super::scan::{self, Token, Tokens};
 use crate::fhir::compartment::{self, Path};
 use crate::fhir::reference::{self, PatientBases};
 use crate::fhir::resource_type::ResourceType;
+use crate::json::scan::{self, Token, Tokens};
 
 /// Ids of Patients, sorted, each once.
 #[derive(Debug, Default)]

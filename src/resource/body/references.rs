@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memchr2};
 
-use super::scan::decode;
+use crate::json::scan::decode;
 
 /// A longer string is no reference to a resource of a FHIR server, nor the name of a member that is one.
 const LONGEST: usize = 2_048;

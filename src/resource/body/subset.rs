@@ -3,8 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::members::{Member, members};
-use super::scan;
+use crate::json::{Member, members, scan};
 
 /// What every resource keeps.
 const HEAD: [&str; 3] = ["resourceType", "id", "meta"];

@@ -9,7 +9,7 @@ use memchr::{memchr, memchr2};
 
 /// What the walk over a resource needs to know of a token; numbers, literals and commas are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token<'a> {
+pub(crate) enum Token<'a> {
     /// An object or an array begins.
     Open,
     /// An object or an array ends.
@@ -21,13 +21,13 @@ pub(super) enum Token<'a> {
 }
 
 /// The tokens of a minified JSON text, or of the members of an object without its braces.
-pub(super) struct Tokens<'a> {
+pub(crate) struct Tokens<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn of(text: &'a str) -> Self {
+    pub(crate) fn of(text: &'a str) -> Self {
         Self { text, at: 0 }
     }
 
@@ -61,7 +61,7 @@ impl<'a> Iterator for Tokens<'a> {
 }
 
 /// The text without white space between tokens; nothing if it is nested deeper than this.
-pub(super) fn minify(text: &str, max_depth: usize) -> Option<Cow<'_, str>> {
+pub(crate) fn minify(text: &str, max_depth: usize) -> Option<Cow<'_, str>> {
     let bytes = text.as_bytes();
     let mut minified = String::new();
     let (mut copied, mut at, mut depth) = (0, 0, 0_usize);
@@ -90,7 +90,7 @@ pub(super) fn minify(text: &str, max_depth: usize) -> Option<Cow<'_, str>> {
 }
 
 /// Where the value that starts here ends, in minified text: at the comma or the bracket after it.
-pub(super) fn value_end(text: &str, start: usize) -> usize {
+pub(crate) fn value_end(text: &str, start: usize) -> usize {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (start, 0_usize);
     while let Some(byte) = bytes.get(at) {
@@ -107,7 +107,7 @@ pub(super) fn value_end(text: &str, start: usize) -> usize {
 }
 
 /// The values of an array in minified text, without its brackets.
-pub(super) fn values(items: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn values(items: &str) -> impl Iterator<Item = &str> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let value = (start < items.len()).then(|| &items[start..value_end(items, start)])?;
@@ -117,7 +117,7 @@ pub(super) fn values(items: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Where the closing quote is, of the string whose characters start here.
-pub(super) fn string_end(bytes: &[u8], start: usize) -> usize {
+pub(crate) fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
@@ -130,7 +130,7 @@ pub(super) fn string_end(bytes: &[u8], start: usize) -> usize {
 }
 
 /// What a string means; nothing if its escapes make no text (half a surrogate pair).
-pub(super) fn decode(raw: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     if memchr(b'\\', raw.as_bytes()).is_none() {
         return Some(Cow::Borrowed(raw));
     }

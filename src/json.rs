@@ -1,0 +1,111 @@
+//! JSON text that is known to be valid and has no white space between tokens: its values as they are written. No tree is
+//! made of it, and a number stays the text that it is.
+
+pub(crate) mod scan;
+
+use std::borrow::Cow;
+
+/// One member of an object.
+pub(crate) struct Member<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) value: &'a str,
+    /// Name, colon and value as written.
+    pub(crate) text: &'a str,
+}
+
+/// The members of an object, in their order; none of anything else.
+pub(crate) fn members(object: &str) -> impl Iterator<Item = Member<'_>> {
+    listed(inside(object).unwrap_or_default())
+}
+
+/// What stands between the braces of an object.
+pub(crate) fn inside(object: &str) -> Option<&str> {
+    object.strip_prefix('{')?.strip_suffix('}')
+}
+
+/// The members of an object without its braces.
+pub(crate) fn listed(members: &str) -> impl Iterator<Item = Member<'_>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let member = (start < members.len()).then(|| Member::at(members, start))?;
+        start += member.text.len() + 1; // The comma after it.
+        Some(member)
+    })
+}
+
+impl<'a> Member<'a> {
+    /// The member whose opening quote is here.
+    fn at(members: &'a str, start: usize) -> Self {
+        let name_end = scan::string_end(members.as_bytes(), start + 1);
+        let value_start = name_end + 2; // The quote and the colon.
+        let value_end = scan::value_end(members, value_start);
+        let raw_name = &members[start + 1..name_end];
+        Self {
+            // A name that makes no text is no name that matters; as written it is still told from others.
+            name: scan::decode(raw_name).unwrap_or(Cow::Borrowed(raw_name)),
+            value: &members[value_start..value_end],
+            text: &members[start..value_end],
+        }
+    }
+}
+
+/// A value as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Value<'a>(pub(crate) &'a str);
+
+impl<'a> Value<'a> {
+    /// The member of this name; none of what is no object.
+    pub(crate) fn get(self, name: &str) -> Option<Value<'a>> {
+        members(self.0).find(|member| member.name == name).map(|member| Value(member.value))
+    }
+
+    /// The items of an array; else the value itself. A null is none: in FHIR it holds the place of what has no value.
+    pub(crate) fn items(self) -> impl Iterator<Item = Value<'a>> {
+        let items = self.0.strip_prefix('[').and_then(|items| items.strip_suffix(']'));
+        let itself = items.is_none().then_some(self);
+        items.map(scan::values).into_iter().flatten().map(Value).chain(itself).filter(|value| value.0 != "null")
+    }
+
+    /// What a string says; nothing of anything else.
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+        scan::decode(self.0.strip_prefix('"')?.strip_suffix('"')?)
+    }
+
+    /// A number as it is written; nothing of anything else.
+    pub(crate) fn number(self) -> Option<&'a str> {
+        self.0.starts_with(|c: char| c == '-' || c.is_ascii_digit()).then_some(self.0)
+    }
+
+    /// Whether it is an object.
+    pub(crate) fn is_object(self) -> bool {
+        self.0.starts_with('{')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_as_written() {
+        let text = r#"{"a":{"b":[1,"}"]},"\u0062":"x,y","c\"":1.00,"d":null}"#;
+        let all: Vec<_> = members(text).map(|member| (member.name.into_owned(), member.value)).collect();
+        let expected = [("a", r#"{"b":[1,"}"]}"#), ("b", r#""x,y""#), ("c\"", "1.00"), ("d", "null")];
+        assert!(all.iter().map(|(name, value)| (&**name, *value)).eq(expected), "{all:?}");
+        assert_eq!(members("[1]").count() + members("{}").count(), 0);
+    }
+
+    #[test]
+    fn a_value_is_read_as_what_it_is() {
+        let value = Value(r#"{"a":["x",null,{"b":-1.50}],"c":"\u00e9","d":true}"#);
+        let items: Vec<_> = value.get("a").unwrap().items().collect();
+        assert_eq!((items.len(), items[0].text().as_deref()), (2, Some("x")));
+        assert_eq!(items[1].get("b").and_then(Value::number), Some("-1.50"));
+        assert_eq!(value.get("c").unwrap().text().as_deref(), Some("é"));
+        assert_eq!(value.get("c").unwrap().items().count(), 1);
+        assert_eq!(value.get("d").unwrap().text(), None);
+        assert_eq!((value.get("d").unwrap().number(), value.get("e")), (None, None));
+        assert!(value.is_object() && !items[0].is_object());
+        assert_eq!(Value("[]").items().count(), 0);
+    }
+}
