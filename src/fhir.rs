@@ -8,3 +8,4 @@ pub(crate) mod parameters;
 pub(crate) mod period;
 pub mod reference;
 pub mod resource_type;
+pub(crate) mod span;

@@ -2,9 +2,9 @@
 //! taken in UTC.
 
 use serde::Deserialize;
-use time::{Date, Duration, Month, OffsetDateTime};
+use time::OffsetDateTime;
 
-use super::instant;
+use super::span::Span;
 
 /// A Period; without ends it is always.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
@@ -17,42 +17,11 @@ impl Period {
     /// Whether the instant is in it. Both ends belong to it: 2026-03 is the first moment of March as a start, the last
     /// one as an end. An end that cannot be read lets nothing in.
     pub(crate) fn contains(&self, at: OffsetDateTime) -> bool {
-        self.start.as_deref().is_none_or(|start| span(start).is_some_and(|(first, _)| first <= at))
-            && self
-                .end
-                .as_deref()
-                .is_none_or(|end| span(end).is_some_and(|(_, next)| next.is_none_or(|next| at < next)))
+        let begins = |span: Span| span.first.is_none_or(|first| first <= at);
+        let ends = |span: Span| span.next.is_none_or(|next| at < next);
+        self.start.as_deref().is_none_or(|start| Span::parse(start).is_some_and(begins))
+            && self.end.as_deref().is_none_or(|end| Span::parse(end).is_some_and(ends))
     }
-}
-
-/// The first instant of a dateTime, and the first one after it, unless that is past the end of the calendar.
-fn span(text: &str) -> Option<(OffsetDateTime, Option<OffsetDateTime>)> {
-    if text.contains('T') {
-        let first = instant::parse(text)?;
-        let precision = if text.contains('.') { Duration::MILLISECOND } else { Duration::SECOND };
-        return Some((first, first.checked_add(precision)));
-    }
-    let mut numbers = text.split('-').map(|digits| digits.parse::<u16>().ok());
-    let year = i32::from(numbers.next()??);
-    let month = numbers.next().map(|month| month.and_then(month_of));
-    let day = numbers.next().map(|day| day.and_then(|day| u8::try_from(day).ok()));
-    // What is there must be readable, and nothing may follow.
-    if month == Some(None) || day == Some(None) || numbers.next().is_some() {
-        return None;
-    }
-    let (month, day) = (month.flatten(), day.flatten());
-    let first = Date::from_calendar_date(year, month.unwrap_or(Month::January), day.unwrap_or(1)).ok()?;
-    let next = match (month, day) {
-        (None, _) => first.replace_year(year + 1).ok(),
-        (Some(Month::December), None) => Date::from_calendar_date(year + 1, Month::January, 1).ok(),
-        (Some(month), None) => first.replace_month(month.next()).ok(),
-        _ => first.next_day(),
-    };
-    Some((first.midnight().assume_utc(), next.map(|next| next.midnight().assume_utc())))
-}
-
-fn month_of(number: u16) -> Option<Month> {
-    Month::try_from(u8::try_from(number).ok()?).ok()
 }
 
 #[cfg(test)]

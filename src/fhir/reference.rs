@@ -62,7 +62,7 @@ pub(crate) fn is_id(text: &str) -> bool {
 }
 
 /// The reference without `/_history/<version>`; nothing if the version is malformed.
-fn without_version(reference: &str) -> Option<&str> {
+pub(crate) fn without_version(reference: &str) -> Option<&str> {
     match reference.rsplit_once("/_history/") {
         Some((unversioned, version)) => is_id(version).then_some(unversioned),
         None => Some(reference),

@@ -1,12 +1,14 @@
 //! R4's search parameters: what each looks at, compiled from the official definitions (`r4/search-parameters.json`).
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
 
 use super::expression::{Expression, Path, compile};
 use crate::fhir::resource_type::ResourceType;
+use crate::json::Value;
 
 static DEFINITIONS: LazyLock<BTreeMap<&'static str, BTreeMap<&'static str, Definition>>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../fhir/r4/search-parameters.json")).unwrap_or_default());
@@ -107,8 +109,28 @@ impl Parameter {
         self.kind
     }
 
+    /// Whether it looks at elements of this type.
     pub(super) fn has(&self, datatype: &str) -> bool {
         self.expression.paths().iter().any(|path| path.datatype.name == datatype)
+    }
+
+    /// The types to which it may refer.
+    pub(super) fn referable(&self) -> impl Iterator<Item = ResourceType> {
+        let paths = self.expression.paths();
+        let may = |target: ResourceType| paths.iter().any(|path| path.target.is_none_or(|only| only == target));
+        self.targets.iter().copied().filter(move |target| may(*target))
+    }
+
+    /// The elements it looks at, each with the way to it.
+    pub(super) fn elements<'a>(&self, body: Value<'a>) -> Vec<(Value<'a>, &Path)> {
+        let mut elements = Vec::new();
+        for path in self.expression.paths() {
+            let _all = path.visit(body, &mut |element| {
+                elements.push((element, path));
+                ControlFlow::Continue(())
+            });
+        }
+        elements
     }
 }
 
@@ -122,11 +144,6 @@ pub(crate) fn of(resource_type: ResourceType) -> &'static BTreeMap<&'static str,
             .filter_map(|(code, definition)| Some((code, definition.compile(resource_type, code).ok()?)))
             .collect()
     })
-}
-
-/// Whether R4 defines a parameter of this name that cannot be evaluated here.
-pub(super) fn is_out_of_reach(code: &str) -> bool {
-    NOT_OF_ELEMENTS.contains(&code)
 }
 
 fn definitions(resource_type: ResourceType) -> impl Iterator<Item = (&'static str, &'static Definition)> {

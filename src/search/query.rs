@@ -1,0 +1,180 @@
+//! One query, `[type]?[parameters]`: read and checked once, when it is asked.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Condition, Subject};
+use super::filter::Context;
+use super::parameter::Parameter;
+use super::read;
+use super::reference::referred;
+use super::truth::Truth;
+use crate::fhir::resource_type::ResourceType;
+use crate::json::Value;
+
+/// A query that can be carried out as it stands. It is stored as the text that it was.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Query {
+    text: String,
+    resource_type: ResourceType,
+    pub(super) conditions: Vec<Condition>,
+}
+
+/// A search that must be done before a query can be evaluated, for a chain (`subject.identifier=…`) or
+/// `_has:Observation:patient:code=…`: over all resources of a type, at the transaction time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Search {
+    pub(super) query: Query,
+    pub(super) finds: Finds,
+}
+
+/// What a search finds by a resource that matches.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Finds {
+    Itself,
+    /// Resources of a type, to which it refers by this parameter.
+    Referred {
+        by: &'static Parameter,
+        resource_type: ResourceType,
+    },
+}
+
+impl PartialEq for Finds {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |finds: &Self| match finds {
+            Self::Itself => None,
+            Self::Referred { by, resource_type } => Some((by.code(), *resource_type)),
+        };
+        key(self) == key(other)
+    }
+}
+
+impl Eq for Finds {}
+
+/// The queries in one value of a parameter, which commas part; a comma within a query has no type and no question mark
+/// after it (rules G9, L6).
+pub(crate) fn listed(value: &str) -> Vec<&str> {
+    let mut queries = Vec::new();
+    let mut start = 0;
+    for (comma, _) in value.match_indices(',') {
+        let begins_query =
+            |rest: &str| rest.split_once('?').is_some_and(|(name, _)| ResourceType::parse(name.trim_start()).is_some());
+        if begins_query(&value[comma + 1..]) {
+            queries.push(value[start..comma].trim());
+            start = comma + 1;
+        }
+    }
+    queries.push(value[start..].trim());
+    queries
+}
+
+impl Query {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// What is wrong with it or not supported, and what would be, in words for the client.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (resource_type, conditions) = read::query(text)?;
+        Ok(Self { text: text.to_owned(), resource_type, conditions })
+    }
+
+    /// One of a single condition.
+    pub(super) fn of(resource_type: ResourceType, name: &str, value: &str, condition: Condition) -> Self {
+        Self { text: format!("{resource_type}?{name}={value}"), resource_type, conditions: vec![condition] }
+    }
+
+    pub(crate) fn resource_type(&self) -> ResourceType {
+        self.resource_type
+    }
+
+    /// What has to be looked for first.
+    pub(crate) fn searches(&self) -> impl Iterator<Item = &Search> {
+        self.conditions.iter().flat_map(|condition| match condition {
+            Condition::RefersToFound { searches, .. } => searches.as_slice(),
+            Condition::IsFound { search } => std::slice::from_ref(search),
+            _ => &[],
+        })
+    }
+
+    /// Whether all its conditions hold.
+    pub(super) fn holds(&self, subject: &Subject<'_>) -> Truth {
+        Truth::all(self.conditions.iter().map(|condition| condition.holds(subject)))
+    }
+}
+
+impl Search {
+    /// The type whose resources it reads.
+    pub(crate) fn resource_type(&self) -> ResourceType {
+        self.query.resource_type
+    }
+
+    /// What it finds by a resource of its type: type and id of each.
+    ///
+    /// # Errors
+    /// As [`Judgement::Unreadable`](super::Judgement).
+    pub(crate) fn finds(&self, body: &str, context: &Context) -> Result<Vec<(ResourceType, String)>, String> {
+        let (resource_type, body) = (self.resource_type(), Value(body));
+        // A search depends on no other: chains have one step.
+        let subject = Subject { resource_type, body, context, searches: &[], found: &|_| None };
+        match self.query.holds(&subject) {
+            Truth::Yes => self.finds.by(resource_type, body, context),
+            Truth::No | Truth::Depends(_) => Ok(Vec::new()),
+            Truth::Unreadable(reason) => Err(reason),
+        }
+    }
+}
+
+impl Finds {
+    fn by(
+        self,
+        resource_type: ResourceType,
+        body: Value<'_>,
+        context: &Context,
+    ) -> Result<Vec<(ResourceType, String)>, String> {
+        match self {
+            Self::Itself => {
+                let id = body.get("id").and_then(Value::text);
+                Ok(id.map(|id| (resource_type, id.into_owned())).into_iter().collect())
+            }
+            Self::Referred { by, resource_type } => {
+                let mut found = Vec::new();
+                for (element, path) in by.elements(body) {
+                    let reference = referred(element, path, &[resource_type], &context.bases);
+                    found.extend(reference.map_err(|reason| format!("{}: {reason}", by.code()))?);
+                }
+                Ok(found)
+            }
+        }
+    }
+}
+
+impl PartialEq for Query {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Query {}
+
+/// What is asked for may be a person's: it is not shown.
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}?…", self.resource_type)
+    }
+}
+
+impl TryFrom<String> for Query {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Query> for String {
+    fn from(query: Query) -> Self {
+        query.text
+    }
+}

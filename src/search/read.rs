@@ -1,0 +1,308 @@
+//! Reads the text of a query: what of it there is not, or cannot be done, is refused by name.
+
+use super::condition::{Condition, Operand};
+use super::date::DateOperand;
+use super::escape::{split, unescape};
+use super::number::{NumberOperand, QuantityOperand};
+use super::parameter::{self, Kind, Parameter};
+use super::query::{Finds, Query, Search};
+use super::reference::{ReferenceOperand, named};
+use super::string::{StringOperand, Where};
+use super::token::{OfType, TokenOperand, TokenText};
+use super::uri::{Relation, UriOperand};
+use crate::fhir::resource_type::ResourceType;
+
+/// A query asks no more than so many conditions, with so many values in all.
+const MAX_CONDITIONS: usize = 30;
+const MAX_VALUES: usize = 1_000;
+/// A chain that names no type searches those to which it may lead, if they are no more than this.
+const MAX_CHAINED_TYPES: usize = 8;
+
+/// They say how a search is answered: an export has no use for them (rule G9).
+const RESULT_PARAMETERS: [&str; 13] = [
+    "_sort",
+    "_count",
+    "_include",
+    "_revinclude",
+    "_summary",
+    "_total",
+    "_elements",
+    "_contained",
+    "_containedType",
+    "_offset",
+    "_getpages",
+    "_format",
+    "_pretty",
+];
+
+/// Type and conditions of a query.
+pub(super) fn query(text: &str) -> Result<(ResourceType, Vec<Condition>), String> {
+    let Some((name, parameters)) = text.split_once('?').filter(|(_, parameters)| !parameters.is_empty()) else {
+        return Err(format!("must be in the format [resourceType]?[parameters]: {}", shown(text)));
+    };
+    let resource_type = ResourceType::parse(name).ok_or_else(|| format!("unknown resource type: {}", shown(name)))?;
+    let conditions = conditions(resource_type, parameters);
+    let conditions =
+        conditions.map_err(|reason| format!("filter is not supported \"{}\". Reason: {reason}", shown(text)))?;
+    Ok((resource_type, conditions))
+}
+
+fn conditions(resource_type: ResourceType, parameters: &str) -> Result<Vec<Condition>, String> {
+    // Clients differ in whether they encode what is within an encoded value; a `+` is one (rule G9).
+    let plus = parameters.replace('+', "%2B");
+    let parameters: Vec<_> = url::form_urlencoded::parse(plus.as_bytes()).collect();
+    if parameters.len() > MAX_CONDITIONS {
+        return Err(format!("it has more than {MAX_CONDITIONS} parameters"));
+    }
+    if parameters.iter().map(|(_, value)| split(value, ',').len()).sum::<usize>() > MAX_VALUES {
+        return Err(format!("it has more than {MAX_VALUES} values"));
+    }
+    parameters.iter().map(|(name, value)| condition(resource_type, name, value)).collect()
+}
+
+fn condition(resource_type: ResourceType, name: &str, value: &str) -> Result<Condition, String> {
+    if value.is_empty() {
+        return Err(format!("{} has no value", shown(name)));
+    }
+    if let Some(rest) = name.strip_prefix("_has:") {
+        return has(resource_type, rest, value);
+    }
+    match name.split_once('.') {
+        Some((reference, rest)) => chain(resource_type, reference, rest, value),
+        None => simple(resource_type, name, value),
+    }
+}
+
+/// `_has:Observation:patient:code=…`: an Observation refers to it by `patient`, whose `code` is this.
+fn has(resource_type: ResourceType, rest: &str, value: &str) -> Result<Condition, String> {
+    let mut parts = rest.splitn(3, ':');
+    let (Some(from), Some(by), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err("_has is written as _has:Observation:patient:code=1234-5".to_owned());
+    };
+    let from = ResourceType::parse(from).ok_or_else(|| format!("_has: unknown resource type: {}", shown(from)))?;
+    let by = reference_parameter(from, by)?;
+    if !by.targets.contains(&resource_type) {
+        return Err(format!("{} of {from} refers to {}, not to {resource_type}", by.code(), named(by.targets)));
+    }
+    one_step(name)?;
+    let query = Query::of(from, name, value, simple(from, name, value)?);
+    Ok(Condition::IsFound { search: Search { query, finds: Finds::Referred { by, resource_type } } })
+}
+
+/// `subject.identifier=…` or `subject:Patient.identifier=…`: it refers to one whose `identifier` is this.
+fn chain(resource_type: ResourceType, reference: &str, name: &str, value: &str) -> Result<Condition, String> {
+    one_step(name)?;
+    let (code, target) = match reference.split_once(':') {
+        Some((code, target)) => (code, Some(target)),
+        None => (reference, None),
+    };
+    let parameter = reference_parameter(resource_type, code)?;
+    let targets = match target {
+        Some(target) => vec![target_of(parameter, target)?],
+        None => targets_with(parameter, name)?,
+    };
+    let search = |target: ResourceType| {
+        let query = Query::of(target, name, value, simple(target, name, value)?);
+        Ok(Search { query, finds: Finds::Itself })
+    };
+    let searches = targets.into_iter().map(search).collect::<Result<Vec<_>, String>>()?;
+    Ok(Condition::RefersToFound { parameter, searches })
+}
+
+fn one_step(name: &str) -> Result<(), String> {
+    if name.contains('.') || name.starts_with("_has") {
+        return Err(format!("{} goes on to further resources; one step is supported", shown(name)));
+    }
+    Ok(())
+}
+
+/// The types to which the parameter may refer that have this parameter themselves.
+fn targets_with(parameter: &Parameter, name: &str) -> Result<Vec<ResourceType>, String> {
+    let code = name.split(':').next().unwrap_or_default();
+    let has_it = |target: &ResourceType| parameter::of(*target).contains_key(code);
+    let targets: Vec<_> = parameter.referable().filter(has_it).collect();
+    if targets.is_empty() {
+        let known = named(&parameter.referable().collect::<Vec<_>>());
+        return Err(format!("{} refers to {known}, of which none has the parameter {}", parameter.code(), shown(code)));
+    }
+    if targets.len() > MAX_CHAINED_TYPES {
+        return Err(format!(
+            "{0} may refer to {1} types; name one, as in {0}:{2}.{code}",
+            parameter.code(),
+            targets.len(),
+            targets[0]
+        ));
+    }
+    Ok(targets)
+}
+
+fn target_of(parameter: &Parameter, name: &str) -> Result<ResourceType, String> {
+    let target = ResourceType::parse(name).filter(|target| parameter.referable().any(|known| known == *target));
+    target.ok_or_else(|| {
+        let known = named(&parameter.referable().collect::<Vec<_>>());
+        format!("{} refers to {known}, not to {}", parameter.code(), shown(name))
+    })
+}
+
+fn reference_parameter(resource_type: ResourceType, code: &str) -> Result<&'static Parameter, String> {
+    let parameter = known(resource_type, code)?;
+    let is_reference = parameter.kind() == Kind::Reference;
+    is_reference.then_some(parameter).ok_or_else(|| {
+        let references = parameter::of(resource_type).values().filter(|known| known.kind() == Kind::Reference);
+        let references = references.map(Parameter::code).collect::<Vec<_>>().join(", ");
+        format!("{code} of {resource_type} is no reference; {references} are")
+    })
+}
+
+fn known(resource_type: ResourceType, code: &str) -> Result<&'static Parameter, String> {
+    let parameters = parameter::of(resource_type);
+    parameters.get(code).ok_or_else(|| {
+        let code = shown(code);
+        let all = parameters.keys().copied().collect::<Vec<_>>().join(", ");
+        if RESULT_PARAMETERS.contains(&&*code) {
+            return format!("{code} says how a search is answered, and filters nothing");
+        }
+        format!("{resource_type} has no search parameter {code} that is supported; it has {all}")
+    })
+}
+
+/// `code`, `code:modifier`.
+fn simple(resource_type: ResourceType, name: &str, value: &str) -> Result<Condition, String> {
+    let (code, modifier) = match name.split_once(':') {
+        Some((code, modifier)) => (code, Some(modifier)),
+        None => (name, None),
+    };
+    let parameter = known(resource_type, code)?;
+    if modifier == Some("missing") {
+        let is_missing = value.parse().map_err(|_| format!("{code}:missing is true or false"))?;
+        return Ok(Condition::Missing { parameter, is_missing });
+    }
+    let operands = split(value, ',').into_iter().map(|part| {
+        let operand = operand(parameter, modifier, part)?;
+        operand.map_err(|reason| format!("{}: {} {reason}", shown(name), shown(part)))
+    });
+    let operands = operands.collect::<Result<Vec<_>, String>>()?;
+    if modifier == Some("not") {
+        return Ok(Condition::IsNot { parameter, operands });
+    }
+    Ok(Condition::Is { parameter, operands })
+}
+
+/// What a value asks for; or what is wrong with the modifier, and within, what with the value.
+fn operand(parameter: &Parameter, modifier: Option<&str>, part: &str) -> Result<Result<Operand, String>, String> {
+    if part.is_empty() {
+        return Ok(Err("is nothing; before a comma within a value goes a \\".to_owned()));
+    }
+    Ok(match (parameter.kind(), modifier) {
+        (Kind::String, None) => string(Where::Start, part),
+        (Kind::String, Some("contains")) => string(Where::Anywhere, part),
+        (Kind::String, Some("exact")) => string(Where::Whole, part),
+        (Kind::Token, None | Some("not")) => token(parameter, part),
+        (Kind::Token, Some("text")) if TokenText::TYPES.iter().any(|name| parameter.has(name)) => {
+            Ok(Operand::TokenText(TokenText::new(&unescape(part))))
+        }
+        (Kind::Token, Some("of-type")) if parameter.has("Identifier") => OfType::parse(part).map(Operand::OfType),
+        (Kind::Date, None) => DateOperand::parse(part).map(Operand::Date),
+        (Kind::Number, None) => NumberOperand::parse(part).map(Operand::Number),
+        (Kind::Quantity, None) => QuantityOperand::parse(part).map(Operand::Quantity),
+        (Kind::Uri, None) => uri(Relation::Same, part),
+        (Kind::Uri, Some("above")) => uri(Relation::Above, part),
+        (Kind::Uri, Some("below")) => uri(Relation::Below, part),
+        (Kind::Reference, None) => ReferenceOperand::parse(&unescape(part), parameter.targets).map(Operand::Reference),
+        (Kind::Reference, Some("identifier")) if parameter.has("Reference") => {
+            TokenOperand::parse(part).map(Operand::ReferenceIdentifier)
+        }
+        (Kind::Reference, Some(name)) if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
+            let target = target_of(parameter, name)?;
+            typed_reference(target, part)
+        }
+        (Kind::Composite, None) => composite(parameter, part)?,
+        (_, modifier) => return Err(unsupported(parameter, modifier.unwrap_or_default())),
+    })
+}
+
+fn string(place: Where, part: &str) -> Result<Operand, String> {
+    Ok(Operand::String(StringOperand::new(place, &unescape(part))))
+}
+
+fn uri(relation: Relation, part: &str) -> Result<Operand, String> {
+    // The version of a canonical URL is parted by `|`, which is not escaped.
+    UriOperand::new(relation, unescape(part)).map(Operand::Uri)
+}
+
+/// What is known of codes that have no system beside them can be told when it is asked, rather than by finding nothing.
+fn token(parameter: &Parameter, part: &str) -> Result<Operand, String> {
+    let token = TokenOperand::parse(part)?;
+    let paths = parameter.expression.paths();
+    let is_plain = |name| ["code", "boolean", "string", "id", "uri"].contains(&name);
+    if token.has_system() && paths.iter().all(|path| is_plain(path.datatype.name)) {
+        let mut systems = paths.iter().flat_map(|path| path.datatype.systems()).collect::<Vec<_>>();
+        systems.dedup();
+        if !systems.iter().any(|system| token.is_of(system)) {
+            return Err(match systems.join(", ") {
+                none if none.is_empty() => "has a system, where there are codes without one".to_owned(),
+                known => format!("is not of the system of these codes, {known}"),
+            });
+        }
+    }
+    if paths.iter().all(|path| path.datatype.name == "boolean")
+        && !token.code_only().is_some_and(|code| ["true", "false"].contains(&code))
+    {
+        return Err("is neither true nor false".to_owned());
+    }
+    Ok(Operand::Token(token))
+}
+
+fn typed_reference(target: ResourceType, part: &str) -> Result<Operand, String> {
+    match ReferenceOperand::parse(&unescape(part), &[target])? {
+        ReferenceOperand::Here { id, .. } => {
+            Ok(Operand::Reference(ReferenceOperand::Here { resource_type: Some(target), id }))
+        }
+        ReferenceOperand::Url(_) => Err(format!("is no id of a resource of the type {target}")),
+    }
+}
+
+/// One value for each part, with `$` between them.
+fn composite(parameter: &Parameter, part: &str) -> Result<Result<Operand, String>, String> {
+    let values = split(part, '$');
+    if values.len() != parameter.components.len() {
+        let codes = parameter.components.iter().map(Parameter::code).collect::<Vec<_>>().join("$");
+        return Ok(Err(format!("has not the parts of {codes}")));
+    }
+    let mut parts = Vec::with_capacity(values.len());
+    for (component, value) in parameter.components.iter().zip(values) {
+        match operand(component, None, value)? {
+            Ok(operand) => parts.push(operand),
+            Err(reason) => return Ok(Err(format!("{reason} ({})", component.code()))),
+        }
+    }
+    Ok(Ok(Operand::Composite(parts)))
+}
+
+fn unsupported(parameter: &Parameter, modifier: &str) -> String {
+    let mut modifiers = vec![":missing"];
+    match parameter.kind() {
+        Kind::String => modifiers.extend([":exact", ":contains"]),
+        Kind::Token => {
+            modifiers.push(":not");
+            modifiers.extend(TokenText::TYPES.iter().any(|name| parameter.has(name)).then_some(":text"));
+            modifiers.extend(parameter.has("Identifier").then_some(":of-type"));
+        }
+        Kind::Uri => modifiers.extend([":above", ":below"]),
+        Kind::Reference => {
+            modifiers.push(":[type]");
+            modifiers.extend(parameter.has("Reference").then_some(":identifier"));
+        }
+        Kind::Date | Kind::Number | Kind::Quantity | Kind::Composite | Kind::Special => {}
+    }
+    format!("the modifier :{} of {} is not supported; {} are", shown(modifier), parameter.code(), modifiers.join(", "))
+}
+
+/// A client's own text, short enough to be repeated.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
