@@ -119,3 +119,97 @@ impl Filter {
         &self.narrowed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn context() -> Context {
+        Context { at: datetime!(2026-01-01 0:00 UTC), bases: PatientBases::default() }
+    }
+
+    fn filters(queries: &[&str], post_fetch: &[&str]) -> Filters {
+        let parse = |texts: &[&str]| texts.iter().map(|text| Query::parse(text).unwrap()).collect();
+        Filters { queries: parse(queries), post_fetch: parse(post_fetch) }
+    }
+
+    fn filter(queries: &[&str], post_fetch: &[&str]) -> Filter {
+        let filters = filters(queries, post_fetch);
+        filters.of(*filters.types().first().unwrap()).unwrap()
+    }
+
+    // G9, G12
+    #[test]
+    fn one_query_of_each_kind_is_enough_and_other_types_come_whole() {
+        let queries = ["Patient?gender=male", "Patient?active=true", "Encounter?status=finished"];
+        let filters = filters(&queries, &["Patient?family=x"]);
+        let patient = filters.of(ResourceType::PATIENT).unwrap();
+        let judge = |body: &str| patient.judge(body, &context(), &|_| None);
+        let named = r#""name":[{"family":"X"}]"#;
+        assert_eq!(judge(&format!(r#"{{"gender":"male",{named}}}"#)), Judgement::Admitted);
+        assert_eq!(judge(&format!(r#"{{"active":true,{named}}}"#)), Judgement::Admitted);
+        assert_eq!(judge(&format!("{{{named}}}")), Judgement::LeftOut);
+        assert_eq!(judge(r#"{"gender":"male"}"#), Judgement::LeftOut);
+        assert!(filters.of(ResourceType::GROUP).is_none());
+        assert_eq!(filters.types().len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_unless_it_does_not_matter() {
+        let judge = |queries: &[&str], body: &str| filter(queries, &[]).judge(body, &context(), &|_| None);
+        let body = r#"{"birthDate":"long ago","gender":"male","name":[{"family":7},{"family":"X"}]}"#;
+        let reason = Judgement::Unreadable("birthdate: a date there cannot be read".to_owned());
+        assert_eq!(judge(&["Patient?birthdate=2020"], body), reason);
+        assert_eq!(judge(&["Patient?birthdate=2020&gender=male"], body), reason);
+        assert_eq!(judge(&["Patient?birthdate=2020&gender=female"], body), Judgement::LeftOut);
+        assert_eq!(judge(&["Patient?birthdate=2020", "Patient?gender=male"], body), Judgement::Admitted);
+        assert_eq!(judge(&["Patient?family=x"], body), Judgement::Admitted);
+        assert!(matches!(judge(&["Patient?family=y"], body), Judgement::Unreadable(_)));
+        for (query, member) in [
+            ("Observation?code=x", r#""code":"x""#),
+            ("Observation?subject=1", r#""subject":"Patient/1""#),
+            ("Observation?date=2020", r#""effectivePeriod":"2020""#),
+            ("Observation?date=2020", r#""effectiveTiming":{"event":["x"]}"#),
+            ("Observation?value-quantity=1", r#""valueQuantity":{"value":"1"}"#),
+            ("Patient?active=true", r#""active":"true""#),
+            ("Patient?address=x", r#""address":["x"]"#),
+            ("ValueSet?url=x", r#""url":{}"#),
+            ("Observation?status=final", r#""status":["final",7]"#),
+        ] {
+            let judgement = judge(&[query], &format!("{{{member}}}"));
+            let is_told = matches!(judgement, Judgement::Unreadable(_));
+            assert!(is_told || query.contains("status"), "{query} on {member}: {judgement:?}");
+        }
+    }
+
+    // G9
+    #[test]
+    fn what_was_found_elsewhere_is_looked_up_only_if_it_matters() {
+        let queries = ["Observation?subject:Patient.family=x&status=final"];
+        let observation = filter(&queries, &[]);
+        let body =
+            |status: &str, subject: &str| format!(r#"{{"status":"{status}","subject":{{"reference":"{subject}"}}}}"#);
+        let judge = |body: &str, known| observation.judge(body, &context(), &|_| known);
+        let lookup = Lookup { search: 0, resource_type: ResourceType::PATIENT, id: "1".to_owned() };
+        assert_eq!(judge(&body("final", "Patient/1"), None), Judgement::Depends(vec![lookup]));
+        assert_eq!(judge(&body("final", "Patient/1"), Some(true)), Judgement::Admitted);
+        assert_eq!(judge(&body("final", "Patient/1"), Some(false)), Judgement::LeftOut);
+        assert_eq!(judge(&body("amended", "Patient/1"), None), Judgement::LeftOut);
+        assert_eq!(judge(&body("final", "Group/1"), None), Judgement::LeftOut);
+
+        let patients =
+            filters(&["Patient?_has:Observation:patient:code=a"], &["Patient?_has:Observation:patient:code=b"]);
+        let searches = patients.searches();
+        assert_eq!(searches.len(), 2);
+        let observation = r#"{"id":"o","code":{"coding":[{"code":"a"}]},"subject":{"reference":"Patient/7"}}"#;
+        assert_eq!(searches[0].finds(observation, &context()), Ok(vec![(ResourceType::PATIENT, "7".to_owned())]));
+        assert_eq!(searches[1].finds(observation, &context()), Ok(vec![]));
+        let found = |lookup: &Lookup| Some(lookup.search == 0 || lookup.id == "8");
+        let judge = |id: &str| {
+            patients.of(ResourceType::PATIENT).unwrap().judge(&format!(r#"{{"id":"{id}"}}"#), &context(), &found)
+        };
+        assert_eq!((judge("7"), judge("8")), (Judgement::LeftOut, Judgement::Admitted));
+    }
+}

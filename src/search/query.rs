@@ -178,3 +178,30 @@ impl From<Query> for String {
         query.text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // G9, K8, L6
+    #[test]
+    fn a_comma_parts_queries_only_before_a_type_and_a_question_mark() {
+        assert_eq!(listed("Patient?identifier=a,b"), ["Patient?identifier=a,b"]);
+        let both = "Patient?identifier=a,b,Practitioner?active=true";
+        assert_eq!(listed(both), ["Patient?identifier=a,b", "Practitioner?active=true"]);
+        let camel = "Observation?code=x, EpisodeOfCare?status=active";
+        assert_eq!(listed(camel), ["Observation?code=x", "EpisodeOfCare?status=active"]);
+        assert_eq!(listed("Patient?name=a,Nope?x=1"), ["Patient?name=a,Nope?x=1"]);
+        assert_eq!(listed(""), [""]);
+    }
+
+    #[test]
+    fn a_query_is_stored_as_its_text_and_not_shown() {
+        let query = Query::parse("Patient?identifier=010203-0405").unwrap();
+        assert_eq!(serde_json::to_string(&query).unwrap(), "\"Patient?identifier=010203-0405\"");
+        let read: Query = serde_json::from_str("\"Patient?identifier=010203-0405\"").unwrap();
+        assert_eq!(read, query);
+        assert_eq!(format!("{query:?}"), "Patient?…");
+        assert!(serde_json::from_str::<Query>("\"Patient?nope=1\"").is_err());
+    }
+}

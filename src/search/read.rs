@@ -306,3 +306,119 @@ fn shown(text: &str) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        query(text).map(|_| ()).expect_err(text)
+    }
+
+    // G9, G12, B.5
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (text, named) in [
+            ("Patient", "must be in the format [resourceType]?[parameters]: Patient"),
+            ("Patient?", "must be in the format"),
+            ("?gender=male", "unknown resource type: "),
+            ("Patients?gender=male", "unknown resource type: Patients"),
+            ("Patient/1/Observation?code=x", "unknown resource type: Patient/1/Observation"),
+            ("Patient?foo=1", "Patient has no search parameter foo that is supported; it has _id, _lastUpdated,"),
+            ("Patient?_sort=name", "_sort says how a search is answered"),
+            ("Patient?_count=5", "_count says how a search is answered"),
+            ("Patient?_text=x", "no search parameter _text that is supported"),
+            ("Patient?phonetic=x", "no search parameter phonetic"),
+            ("Location?near=1|2", "no search parameter near"),
+            ("Patient?gender", "gender has no value"),
+            ("Patient?gender=", "gender has no value"),
+            ("Patient?gender=male,", "gender:  is nothing"),
+            ("Patient?gender:in=http://x", ":in of gender is not supported; :missing, :not are"),
+            ("Patient?gender:text=x", ":text of gender is not supported"),
+            ("Condition?code:below=x", ":below of code is not supported; :missing, :not, :text are"),
+            (
+                "Patient?identifier:exact=x",
+                ":exact of identifier is not supported; :missing, :not, :text, :of-type are",
+            ),
+            ("Patient?family:not=x", ":not of family is not supported; :missing, :exact, :contains are"),
+            ("Patient?birthdate:exact=2020", ":exact of birthdate is not supported; :missing are"),
+            ("Patient?gender:missing=yes", "gender:missing is true or false"),
+            (
+                "Patient?gender=http://x|male",
+                "is not of the system of these codes, http://hl7.org/fhir/administrative-gender",
+            ),
+            ("Patient?active=yes", "active: yes is neither true nor false"),
+            ("Patient?active=http://x|true", "has a system, where there are codes without one"),
+            ("Patient?identifier=a|b|c", "identifier: a|b|c is no token"),
+            ("Patient?identifier=|", "is no token"),
+            ("Patient?identifier:of-type=a|b", "is no typed identifier"),
+            ("Patient?birthdate=yesterday", "birthdate: yesterday is no date"),
+            ("Patient?birthdate=xx2020", "is no date"),
+            ("RiskAssessment?probability=1.2.3", "is no number"),
+            ("RiskAssessment?probability=gt", "is no number"),
+            ("RiskAssessment?probability=1e99999", "is no number"),
+            ("Observation?value-quantity=1|mg", "is no quantity"),
+            ("Observation?subject=Encounter/1", "is to another type than"),
+            ("Observation?subject=Patient/1/x", "is no reference"),
+            ("Observation?subject:Encounter=1", "not to Encounter"),
+            ("Observation?patient:Group=1", "patient refers to Patient, not to Group"),
+            ("Observation?subject:Patient=http://x/Patient/1", "is no id of a resource of the type Patient"),
+            ("ValueSet?url:below=urn:oid:1.2", "is no URL"),
+            ("Observation?code-value-quantity=x", "has not the parts of code$value-quantity"),
+            (
+                "Observation?code-value-quantity=x$y",
+                "is no number, such as 100, 5.40 or gt1e3, of 30 digits at most (value-quantity)",
+            ),
+            ("Observation?subject.name.x=1", "one step is supported"),
+            ("Observation?code.text=1", "code of Observation is no reference"),
+            ("Observation?subject.foo=1", "of which none has the parameter foo"),
+            ("Provenance?target._id=1", "name one, as in target:Account._id"),
+            ("Patient?_has:Observation:patient=1", "_has is written as"),
+            ("Patient?_has:Observation:code:code=1", "code of Observation is no reference"),
+            ("Patient?_has:Observation:encounter:code=1", "encounter of Observation refers to"),
+            ("Patient?_has:Observation:patient:_has:Encounter:diagnosis:_id=1", "one step is supported"),
+            ("Patient?_has:Observation:patient:foo=1", "Observation has no search parameter foo"),
+        ] {
+            let reason = refused(text);
+            assert!(reason.contains(named), "{text}: {reason}");
+        }
+        let many = |parameter: &str, count| format!("Patient?{}", vec![parameter; count].join("&"));
+        assert!(query(&many("gender=male", 30)).is_ok());
+        assert!(refused(&many("gender=male", 31)).contains("more than 30 parameters"));
+        let values = |count| format!("Patient?_id={}", vec!["a"; count].join(","));
+        assert!(query(&values(1_000)).is_ok());
+        assert!(refused(&values(1_001)).contains("more than 1000 values"));
+    }
+
+    // G9
+    #[test]
+    fn a_chain_without_a_type_searches_all_types_that_have_the_parameter() {
+        let (_, conditions) = query("Observation?subject.name=x").unwrap();
+        let [Condition::RefersToFound { searches, .. }] = &*conditions else { panic!("{conditions:?}") };
+        let types: BTreeSet<_> = searches.iter().map(|search| search.resource_type().as_str()).collect();
+        // In R4 a Group has no name to search by, and a Device has another.
+        assert_eq!(types, BTreeSet::from(["Location", "Patient"]));
+        let (_, conditions) = query("Observation?patient.name=x").unwrap();
+        let [Condition::RefersToFound { searches, .. }] = &*conditions else { panic!("{conditions:?}") };
+        assert_eq!(searches.len(), 1, "{searches:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(
+            name in "(Patient|Observation|ValueSet|x)",
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "?", "&", "=", ",", "|", "$", "\\", ":", ".", "%2C", "%", "+", " ", "1", "-", "e", "gt", "2020", "T", "é",
+                "code", "subject", "Patient", "_has:", "value-quantity", "code-value-quantity", "date", "birthdate", "url",
+                "identifier", "missing", "not", "of-type", "contains", "below", "http://x/", "/_history/",
+            ]), 0..14),
+        ) {
+            let _ = query(&format!("{name}?{}", parts.concat()));
+            let _ = query(&parts.concat());
+        }
+    }
+}
