@@ -42,8 +42,9 @@ pub(super) fn query(text: &str) -> Result<(ResourceType, Vec<Condition>), String
     };
     let resource_type = ResourceType::parse(name).ok_or_else(|| format!("unknown resource type: {}", shown(name)))?;
     let conditions = conditions(resource_type, parameters);
-    let conditions =
-        conditions.map_err(|reason| format!("filter is not supported \"{}\". Reason: {reason}", shown(text)))?;
+    let conditions = conditions.map_err(|reason| {
+        format!("filter is not supported for in-memory matching \"{}\". Reason: {reason}", shown(text))
+    })?;
     Ok((resource_type, conditions))
 }
 
