@@ -1,18 +1,19 @@
 //! One condition of a query, and whether a resource fulfils it.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use super::date::DateOperand;
+use super::date::{self, DateOperand};
 use super::expression::{Expression, Path};
 use super::filter::{Context, Lookup};
-use super::number::{NumberOperand, QuantityOperand};
+use super::number::{self, NumberOperand, QuantityOperand};
 use super::parameter::Parameter;
 use super::query::Search;
-use super::reference::{ReferenceOperand, referred};
-use super::string::StringOperand;
-use super::token::{OfType, TokenOperand, TokenText};
+use super::reference::{self, ReferenceOperand, Referred};
+use super::string::{self, StringOperand};
+use super::token::{self, Coded, OfType, TokenOperand};
 use super::truth::Truth;
-use super::uri::UriOperand;
+use super::uri::{Uri, UriOperand};
 use crate::fhir::resource_type::ResourceType;
 use crate::json::Value;
 
@@ -20,9 +21,9 @@ use crate::json::Value;
 #[derive(Debug, Clone)]
 pub(super) enum Condition {
     /// What is there is one of these.
-    Is { parameter: &'static Parameter, operands: Vec<Operand> },
+    Is { parameter: &'static Parameter, operands: Operands },
     /// Nothing there is (`:not`).
-    IsNot { parameter: &'static Parameter, operands: Vec<Operand> },
+    IsNot { parameter: &'static Parameter, operands: Operands },
     /// Whether nothing is there (`:missing`).
     Missing { parameter: &'static Parameter, is_missing: bool },
     /// One of the searches has found what it refers to (`subject.name=…`).
@@ -31,22 +32,23 @@ pub(super) enum Condition {
     IsFound { search: Search },
 }
 
-/// What is asked for.
+/// What is asked for: one of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Operand {
-    String(StringOperand),
-    Token(TokenOperand),
-    OfType(OfType),
-    TokenText(TokenText),
-    Date(DateOperand),
-    Number(NumberOperand),
-    Quantity(QuantityOperand),
-    Reference(ReferenceOperand),
+pub(super) enum Operands {
+    String(Vec<StringOperand>),
+    Token(Vec<TokenOperand>),
+    OfType(Vec<OfType>),
+    /// What people read of a code.
+    TokenText(Vec<StringOperand>),
+    Date(Vec<DateOperand>),
+    Number(Vec<NumberOperand>),
+    Quantity(Vec<QuantityOperand>),
+    Reference(Vec<ReferenceOperand>),
     /// A reference by the identifier that is written in it.
-    ReferenceIdentifier(TokenOperand),
-    Uri(UriOperand),
-    /// One for each part of a composite.
-    Composite(Vec<Operand>),
+    ReferenceIdentifier(Vec<TokenOperand>),
+    Uri(Vec<UriOperand>),
+    /// Of each what is asked of the parts of a composite.
+    Composite(Vec<Vec<Operands>>),
 }
 
 /// A resource under judgement.
@@ -117,60 +119,80 @@ impl Parameter {
     }
 
     /// Whether one of the elements it looks at is one of these.
-    fn is_any(&self, operands: &[Operand], from: Value<'_>, subject: &Subject<'_>) -> Truth {
-        if let Expression::Presence(paths) = &self.expression {
-            let is_present = self.any(from, subject.body, &mut |element, _| Truth::from(element.0 != "false"));
-            let present = Value(if is_present == Truth::Yes { "true" } else { "false" });
-            let Some(path) = paths.iter().find(|path| path.datatype.name == "boolean") else { return Truth::No };
-            return Truth::any(operands.iter().map(|operand| operand.matches(present, path, self, subject)));
+    fn is_any(&self, operands: &Operands, from: Value<'_>, subject: &Subject<'_>) -> Truth {
+        match (&self.expression, operands) {
+            (Expression::Presence(paths), Operands::Token(tokens)) => {
+                let is_present = self.any(from, subject.body, &mut |element, _| Truth::from(element.0 != "false"));
+                let present = if is_present == Truth::Yes { "true" } else { "false" };
+                let mut asked = paths.iter().map(|path| Coded::plain(Cow::Borrowed(present), path.datatype));
+                Truth::from(asked.any(|present| tokens.iter().any(|token| token.is(&present))))
+            }
+            (_, Operands::Composite(alternatives)) => self.any(from, subject.body, &mut |element, _| {
+                Truth::any(alternatives.iter().map(|parts| {
+                    let parts = self.components.iter().zip(parts);
+                    Truth::all(parts.map(|(component, part)| component.is_any(part, element, subject)))
+                }))
+            }),
+            _ => self.any(from, subject.body, &mut |element, path| {
+                let matches = operands.match_element(element, path, self.targets, subject.context);
+                matches.map_or_else(Truth::Unreadable, Truth::from)
+            }),
         }
-        self.any(from, subject.body, &mut |element, path| {
-            Truth::any(operands.iter().map(|operand| operand.matches(element, path, self, subject)))
-        })
     }
 
     fn refers_to_found(&self, searches: &[Search], subject: &Subject<'_>) -> Truth {
-        self.any(subject.body, subject.body, &mut |element, path| match referred(
-            element,
-            path,
-            self.targets,
-            &subject.context.bases,
-        ) {
-            Ok(Some((resource_type, id))) => {
-                let of_type = searches.iter().filter(|search| search.resource_type() == resource_type);
-                Truth::any(of_type.map(|search| subject.has_found(search, resource_type, Some(&id))))
+        let bases = &subject.context.bases;
+        self.any(subject.body, subject.body, &mut |element, path| match Referred::read(element, path, self.targets) {
+            Ok(referred) => {
+                referred.and_then(|referred| referred.here(bases)).map_or(Truth::No, |(resource_type, id)| {
+                    let of_type = searches.iter().filter(|search| search.resource_type() == resource_type);
+                    Truth::any(of_type.map(|search| subject.has_found(search, resource_type, Some(&id))))
+                })
             }
-            Ok(None) => Truth::No,
             Err(reason) => Truth::Unreadable(reason),
         })
     }
 }
 
-impl Operand {
-    fn matches(&self, element: Value<'_>, path: &Path, parameter: &Parameter, subject: &Subject<'_>) -> Truth {
+impl Operands {
+    /// Whether an element is one of these: it is read once, however many they are.
+    fn match_element(
+        &self,
+        element: Value<'_>,
+        path: &Path,
+        targets: &[ResourceType],
+        context: &Context,
+    ) -> Result<bool, String> {
         let (datatype, name) = (path.datatype, path.datatype.name);
-        let bases = &subject.context.bases;
-        let matches = match self {
-            Self::String(operand) => operand.matches(element, name),
-            Self::Token(operand) => operand.matches(element, datatype),
-            Self::OfType(operand) => operand.matches(element, datatype),
-            Self::TokenText(operand) => operand.matches(element, datatype),
-            Self::Date(operand) => operand.matches(element, name, subject.context.at),
-            Self::Number(operand) => operand.matches(element, name),
-            Self::Quantity(operand) => operand.matches(element, name),
-            Self::Reference(operand) => operand.matches(element, path, parameter.targets, bases),
-            Self::ReferenceIdentifier(operand) => {
-                let identifier = element.get("identifier");
-                Ok(identifier.is_some_and(|identifier| operand.is(identifier, "value")))
+        Ok(match self {
+            Self::String(operands) => any(operands, &string::read(element, name)?, StringOperand::is),
+            Self::TokenText(operands) => any(operands, &token::read_texts(element, datatype)?, StringOperand::is),
+            Self::Token(operands) => any(operands, &token::read(element, datatype)?, TokenOperand::is),
+            Self::OfType(operands) => any(operands, &[token::object(element, datatype)?], |of, there| of.is(*there)),
+            Self::Date(operands) => {
+                let there = date::read(element, name)?;
+                any(operands, there.as_slice(), |date, there| date.is(*there, context.at))
             }
-            Self::Uri(operand) => operand.matches(element, name),
-            Self::Composite(parts) => {
-                let parts = parameter.components.iter().zip(parts);
-                return Truth::all(
-                    parts.map(|(component, part)| component.is_any(std::slice::from_ref(part), element, subject)),
-                );
+            Self::Number(operands) => any(operands, &[number::read(element, name)?], NumberOperand::is),
+            Self::Quantity(operands) => {
+                any(operands, number::read_amount(element, name)?.as_slice(), QuantityOperand::is)
             }
-        };
-        matches.map_or_else(Truth::Unreadable, Truth::from)
+            Self::Reference(operands) => {
+                let there = Referred::read(element, path, targets)?;
+                any(operands, there.as_slice(), |reference, there| reference.is(there, &context.bases))
+            }
+            Self::ReferenceIdentifier(operands) => {
+                let there = reference::identifier(element, path)?.map(|identifier| Coded::of(identifier, "value"));
+                any(operands, there.as_slice(), TokenOperand::is)
+            }
+            Self::Uri(operands) => any(operands, &[Uri::read(element, name)?], UriOperand::is),
+            // Its parts are asked of the elements below.
+            Self::Composite(_) => false,
+        })
     }
+}
+
+/// Whether any of what is asked for is any of what is there.
+fn any<A, B>(asked: &[A], there: &[B], is: impl Fn(&A, &B) -> bool) -> bool {
+    there.iter().any(|there| asked.iter().any(|asked| is(asked, there)))
 }

@@ -22,15 +22,18 @@ impl DateOperand {
         Ok(Self { prefix, span: span.ok_or_else(wrong)? })
     }
 
-    /// Compares it with a date, dateTime, instant, Period or Timing. `at` is now, from which it depends what is near.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: &str, at: OffsetDateTime) -> Result<bool, String> {
-        let there = match datatype {
-            "Period" => period(value)?,
-            "Timing" => timing(value)?,
-            _ => Some(date(value)?),
-        };
-        // What has no limits says nothing of when.
-        Ok(there.is_some_and(|there| lies(there, self.span, at).matches(self.prefix)))
+    /// `at` is now, from which it depends what is near.
+    pub(super) fn is(&self, there: Span, at: OffsetDateTime) -> bool {
+        lies(there, self.span, at).matches(self.prefix)
+    }
+}
+
+/// When a date, dateTime, instant, Period or Timing is; none if it has no limits, and so says nothing of when.
+pub(super) fn read(value: Value<'_>, datatype: &str) -> Result<Option<Span>, String> {
+    match datatype {
+        "Period" => period(value),
+        "Timing" => timing(value),
+        _ => date(value).map(Some),
     }
 }
 

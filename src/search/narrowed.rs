@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use time::{Duration, OffsetDateTime};
 
-use super::condition::{Condition, Operand};
+use super::condition::{Condition, Operands};
 use super::date::DateOperand;
 use super::expression::Path;
 use super::parameter::Parameter;
@@ -41,16 +41,23 @@ impl Narrowed {
 
     fn of_condition(resource_type: ResourceType, condition: &Condition) -> Self {
         let Condition::Is { parameter, operands } = condition else { return Self::default() };
-        match parameter.code() {
-            "_id" => Self { ids: ids(operands), ..Self::default() },
-            "_lastUpdated" => operands.iter().map(Self::of_date).reduce(Self::or).unwrap_or_default(),
-            _ => Self { patients: patients(resource_type, parameter, operands), ..Self::default() },
+        match (parameter.code(), operands) {
+            ("_id", Operands::Token(ids)) => {
+                let ids = ids.iter().map(|id| id.code_only().map(str::to_owned)).collect();
+                Self { ids, ..Self::default() }
+            }
+            ("_lastUpdated", Operands::Date(dates)) => {
+                dates.iter().map(Self::of_date).reduce(Self::or).unwrap_or_default()
+            }
+            (_, Operands::Reference(references)) => {
+                Self { patients: patients(resource_type, parameter, references), ..Self::default() }
+            }
+            _ => Self::default(),
         }
     }
 
     /// A resource was last updated in a millisecond, so it may be as much less precise.
-    fn of_date(operand: &Operand) -> Self {
-        let Operand::Date(DateOperand { prefix, span }) = operand else { return Self::default() };
+    fn of_date(DateOperand { prefix, span }: &DateOperand) -> Self {
         let earlier = |instant: OffsetDateTime| instant.checked_sub(Duration::MILLISECOND);
         let (first, next) = (span.first.and_then(earlier), span.next.and_then(earlier));
         let (from, before) = match prefix {
@@ -95,31 +102,22 @@ impl Narrowed {
     }
 }
 
-fn ids(operands: &[Operand]) -> Option<BTreeSet<String>> {
-    let id = |operand: &Operand| match operand {
-        Operand::Token(token) => token.code_only().map(str::to_owned),
-        _ => None,
-    };
-    operands.iter().map(id).collect()
-}
-
 /// The Patients to whose compartments it belongs what has these references.
-fn patients(resource_type: ResourceType, parameter: &Parameter, operands: &[Operand]) -> Option<BTreeSet<String>> {
+fn patients(
+    resource_type: ResourceType,
+    parameter: &Parameter,
+    references: &[ReferenceOperand],
+) -> Option<BTreeSet<String>> {
     if !parameter.expression.paths().iter().all(|path| is_of_compartment(resource_type, path)) {
         return None;
     }
-    let patient = |operand: &Operand| match operand {
-        Operand::Reference(ReferenceOperand::Here { resource_type: Some(ResourceType::PATIENT), id }) => {
-            Some(id.clone())
-        }
-        Operand::Reference(ReferenceOperand::Here { resource_type: None, id })
-            if parameter.referable().eq([ResourceType::PATIENT]) =>
-        {
-            Some(id.clone())
-        }
+    let is_to_patients = parameter.referable().eq([ResourceType::PATIENT]);
+    let patient = |reference: &ReferenceOperand| match reference {
+        ReferenceOperand::Here { resource_type: Some(ResourceType::PATIENT), id } => Some(id.clone()),
+        ReferenceOperand::Here { resource_type: None, id } if is_to_patients => Some(id.clone()),
         _ => None,
     };
-    operands.iter().map(patient).collect()
+    references.iter().map(patient).collect()
 }
 
 /// Whether a reference to a Patient there puts a resource of this type into the Patient's compartment.

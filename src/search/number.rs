@@ -110,16 +110,8 @@ impl NumberOperand {
         })
     }
 
-    /// Compares it with an integer, a decimal, or a Range.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: &str) -> Result<bool, String> {
-        match datatype {
-            "Range" => Ok(self.compare(&range(value)?)),
-            _ => Ok(self.compare(&Stretch::of(decimal(value)?))),
-        }
-    }
-
     /// Only `eq` and `ne` go by how precise it is.
-    fn compare(&self, there: &Stretch) -> bool {
+    pub(super) fn is(&self, there: &Stretch) -> bool {
         let Stretch { low, high } = there;
         let lies = Lies {
             within: low.as_ref().is_some_and(|low| *low >= self.from)
@@ -140,7 +132,7 @@ impl NumberOperand {
 }
 
 /// What a number there may be; without an end, anything beyond.
-struct Stretch {
+pub(super) struct Stretch {
     low: Option<Decimal>,
     high: Option<Decimal>,
 }
@@ -149,6 +141,11 @@ impl Stretch {
     fn of(number: Decimal) -> Self {
         Self { low: Some(number.clone()), high: Some(number) }
     }
+}
+
+/// An integer, a decimal or a Range.
+pub(super) fn read(value: Value<'_>, datatype: &str) -> Result<Stretch, String> {
+    if datatype == "Range" { range(value) } else { decimal(value).map(Stretch::of) }
 }
 
 fn decimal(value: Value<'_>) -> Result<Decimal, String> {
@@ -196,26 +193,8 @@ impl QuantityOperand {
         Ok(Self { number, unit })
     }
 
-    /// Compares it with a Quantity of any kind, with Money, or with a Range.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: &str) -> Result<bool, String> {
-        if !value.is_object() {
-            return Err(format!("a {datatype} there cannot be read"));
-        }
-        if datatype == "Range" {
-            let mut ends = [value.get("low"), value.get("high")].into_iter().flatten();
-            return Ok(ends.any(|end| self.is_in_unit(end)) && self.number.compare(&range(value)?));
-        }
-        // A Quantity without a value says nothing of how much.
-        let Some(number) = value.get("value") else { return Ok(false) };
-        if !self.is_in_unit(value) {
-            return Ok(false);
-        }
-        let number = decimal(number)?;
-        Ok(self.number.compare(&match value.get("comparator").and_then(Value::text).as_deref() {
-            Some("<" | "<=") => Stretch { low: None, high: Some(number) },
-            Some(">" | ">=") => Stretch { low: Some(number), high: None },
-            _ => Stretch::of(number),
-        }))
+    pub(super) fn is(&self, there: &Amount<'_>) -> bool {
+        there.units.iter().any(|quantity| self.is_in_unit(*quantity)) && self.number.is(&there.number)
     }
 
     fn is_in_unit(&self, quantity: Value<'_>) -> bool {
@@ -228,4 +207,29 @@ impl QuantityOperand {
             }
         }
     }
+}
+
+/// How much there is, and of what unit.
+pub(super) struct Amount<'a> {
+    number: Stretch,
+    /// The Quantities that have it: of a Range two.
+    units: Vec<Value<'a>>,
+}
+
+/// A Quantity of any kind, Money, or a Range; none if it has no value, and so says nothing of how much.
+pub(super) fn read_amount<'a>(value: Value<'a>, datatype: &str) -> Result<Option<Amount<'a>>, String> {
+    if !value.is_object() {
+        return Err(format!("a {datatype} there cannot be read"));
+    }
+    if datatype == "Range" {
+        let units = [value.get("low"), value.get("high")].into_iter().flatten().collect();
+        return Ok(Some(Amount { number: range(value)?, units }));
+    }
+    let Some(number) = value.get("value").map(decimal).transpose()? else { return Ok(None) };
+    let number = match value.get("comparator").and_then(Value::text).as_deref() {
+        Some("<" | "<=") => Stretch { low: None, high: Some(number) },
+        Some(">" | ">=") => Stretch { low: Some(number), high: None },
+        _ => Stretch::of(number),
+    };
+    Ok(Some(Amount { number, units: vec![value] }))
 }

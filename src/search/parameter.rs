@@ -200,12 +200,15 @@ fn only(kind: Kind, expression: Expression) -> Expression {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn every_expression_of_r4_is_compiled() {
         let (mut all, mut compiled) = (0, 0);
-        let mut out_of_reach = std::collections::BTreeSet::new();
+        let mut out_of_reach = BTreeSet::new();
+        let mut not_compared = BTreeSet::new();
         for resource_type in ResourceType::exportable().chain(ResourceType::parse("Binary")) {
             for (code, definition) in definitions(resource_type) {
                 all += 1;
@@ -217,9 +220,23 @@ mod tests {
                 let parameter = parameter.unwrap_or_else(|error| panic!("{resource_type} {code}: {error}"));
                 assert_eq!(parameter.kind == Kind::Composite, parameter.components.len() >= 2, "{code}");
                 compiled += 1;
+                for path in compile(resource_type, &[], &definition.expression).unwrap().paths() {
+                    let is_compared = parameter.kind == Kind::Composite || definition.kind.takes(path.datatype.name);
+                    not_compared.extend((!is_compared).then_some((definition.kind.as_str(), path.datatype.name)));
+                }
             }
         }
         assert_eq!((all, compiled), (3011, 2566));
         assert_eq!(out_of_reach.len(), NOT_OF_ELEMENTS.len());
+        // One type of a choice, none of whose values can be compared with those of the parameter.
+        let of_choices = [
+            ("date", "Age"),
+            ("date", "Range"),
+            ("date", "string"),
+            ("quantity", "SampledData"),
+            ("reference", "Attachment"),
+            ("token", "dateTime"),
+        ];
+        assert_eq!(not_compared, BTreeSet::from(of_choices));
     }
 }

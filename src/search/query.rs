@@ -8,7 +8,7 @@ use super::condition::{Condition, Subject};
 use super::filter::Context;
 use super::parameter::Parameter;
 use super::read;
-use super::reference::referred;
+use super::reference::Referred;
 use super::truth::Truth;
 use crate::fhir::resource_type::ResourceType;
 use crate::json::Value;
@@ -141,8 +141,9 @@ impl Finds {
             Self::Referred { by, resource_type } => {
                 let mut found = Vec::new();
                 for (element, path) in by.elements(body) {
-                    let reference = referred(element, path, &[resource_type], &context.bases);
-                    found.extend(reference.map_err(|reason| format!("{}: {reason}", by.code()))?);
+                    let referred = Referred::read(element, path, &[resource_type]);
+                    let referred = referred.map_err(|reason| format!("{}: {reason}", by.code()))?;
+                    found.extend(referred.and_then(|referred| referred.here(&context.bases)));
                 }
                 Ok(found)
             }

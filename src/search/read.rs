@@ -1,6 +1,6 @@
 //! Reads the text of a query: what of it there is not, or cannot be done, is refused by name.
 
-use super::condition::{Condition, Operand};
+use super::condition::{Condition, Operands};
 use super::date::DateOperand;
 use super::escape::{split, unescape};
 use super::number::{NumberOperand, QuantityOperand};
@@ -8,7 +8,7 @@ use super::parameter::{self, Kind, Parameter};
 use super::query::{Finds, Query, Search};
 use super::reference::{ReferenceOperand, named};
 use super::string::{StringOperand, Where};
-use super::token::{OfType, TokenOperand, TokenText};
+use super::token::{OfType, TokenOperand, WITH_TEXT};
 use super::uri::{Relation, UriOperand};
 use crate::fhir::resource_type::ResourceType;
 
@@ -174,66 +174,68 @@ fn simple(resource_type: ResourceType, name: &str, value: &str) -> Result<Condit
         None => (name, None),
     };
     let parameter = known(resource_type, code)?;
-    if modifier == Some("missing") {
+    if modifier == Some("missing") && parameter.kind() != Kind::Composite {
         let is_missing = value.parse().map_err(|_| format!("{code}:missing is true or false"))?;
         return Ok(Condition::Missing { parameter, is_missing });
     }
-    let operands = split(value, ',').into_iter().map(|part| {
-        let operand = operand(parameter, modifier, part)?;
-        operand.map_err(|reason| format!("{}: {} {reason}", shown(name), shown(part)))
-    });
-    let operands = operands.collect::<Result<Vec<_>, String>>()?;
+    let operands = operands(parameter, modifier, &shown(name), &split(value, ','))?;
     if modifier == Some("not") {
         return Ok(Condition::IsNot { parameter, operands });
     }
     Ok(Condition::Is { parameter, operands })
 }
 
-/// What a value asks for; or what is wrong with the modifier, and within, what with the value.
-fn operand(parameter: &Parameter, modifier: Option<&str>, part: &str) -> Result<Result<Operand, String>, String> {
-    if part.is_empty() {
-        return Ok(Err("is nothing; before a comma within a value goes a \\".to_owned()));
-    }
+/// What values ask for.
+fn operands(parameter: &Parameter, modifier: Option<&str>, name: &str, values: &[&str]) -> Result<Operands, String> {
+    let string = |place| each(name, values, |text| Ok(StringOperand::new(place, &unescape(text))));
+    let uri = |relation| each(name, values, |text| UriOperand::new(relation, unescape(text)));
+    let reference = |text: &str| ReferenceOperand::parse(&unescape(text), parameter.targets);
+    let unsupported = || Err(unsupported(parameter, modifier.unwrap_or_default()));
     Ok(match (parameter.kind(), modifier) {
-        (Kind::String, None) => string(Where::Start, part),
-        (Kind::String, Some("contains")) => string(Where::Anywhere, part),
-        (Kind::String, Some("exact")) => string(Where::Whole, part),
-        (Kind::Token, None | Some("not")) => token(parameter, part),
-        (Kind::Token, Some("text")) if TokenText::TYPES.iter().any(|name| parameter.has(name)) => {
-            Ok(Operand::TokenText(TokenText::new(&unescape(part))))
+        (Kind::String, None) => Operands::String(string(Where::Start)?),
+        (Kind::String, Some("contains")) => Operands::String(string(Where::Anywhere)?),
+        (Kind::String, Some("exact")) => Operands::String(string(Where::Whole)?),
+        (Kind::Token, None | Some("not")) => Operands::Token(each(name, values, |text| token(parameter, text))?),
+        (Kind::Token, Some("text")) if has_text(parameter) => Operands::TokenText(string(Where::Start)?),
+        (Kind::Token, Some("of-type")) if parameter.has("Identifier") => {
+            Operands::OfType(each(name, values, OfType::parse)?)
         }
-        (Kind::Token, Some("of-type")) if parameter.has("Identifier") => OfType::parse(part).map(Operand::OfType),
-        (Kind::Date, None) => DateOperand::parse(part).map(Operand::Date),
-        (Kind::Number, None) => NumberOperand::parse(part).map(Operand::Number),
-        (Kind::Quantity, None) => QuantityOperand::parse(part).map(Operand::Quantity),
-        (Kind::Uri, None) => uri(Relation::Same, part),
-        (Kind::Uri, Some("above")) => uri(Relation::Above, part),
-        (Kind::Uri, Some("below")) => uri(Relation::Below, part),
-        (Kind::Reference, None) => ReferenceOperand::parse(&unescape(part), parameter.targets).map(Operand::Reference),
+        (Kind::Date, None) => Operands::Date(each(name, values, DateOperand::parse)?),
+        (Kind::Number, None) => Operands::Number(each(name, values, NumberOperand::parse)?),
+        (Kind::Quantity, None) => Operands::Quantity(each(name, values, QuantityOperand::parse)?),
+        (Kind::Uri, None) => Operands::Uri(uri(Relation::Same)?),
+        (Kind::Uri, Some("above")) => Operands::Uri(uri(Relation::Above)?),
+        (Kind::Uri, Some("below")) => Operands::Uri(uri(Relation::Below)?),
+        (Kind::Reference, None) => Operands::Reference(each(name, values, reference)?),
         (Kind::Reference, Some("identifier")) if parameter.has("Reference") => {
-            TokenOperand::parse(part).map(Operand::ReferenceIdentifier)
+            Operands::ReferenceIdentifier(each(name, values, TokenOperand::parse)?)
         }
-        (Kind::Reference, Some(name)) if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
-            let target = target_of(parameter, name)?;
-            typed_reference(target, part)
+        (Kind::Reference, Some(target)) if target.starts_with(|c: char| c.is_ascii_uppercase()) => {
+            let target = target_of(parameter, target)?;
+            Operands::Reference(each(name, values, |text| typed_reference(target, text))?)
         }
-        (Kind::Composite, None) => composite(parameter, part)?,
-        (_, modifier) => return Err(unsupported(parameter, modifier.unwrap_or_default())),
+        (Kind::Composite, None) => Operands::Composite(each(name, values, |text| composite(parameter, text))?),
+        _ => return unsupported(),
     })
 }
 
-fn string(place: Where, part: &str) -> Result<Operand, String> {
-    Ok(Operand::String(StringOperand::new(place, &unescape(part))))
+/// Reads each value; what is wrong with one is said with it.
+fn each<T>(name: &str, values: &[&str], read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let nothing = || "is nothing; before a comma within a value goes a \\".to_owned();
+    let read = |text: &&str| {
+        let operand = if text.is_empty() { Err(nothing()) } else { read(text) };
+        operand.map_err(|reason| format!("{name}: {} {reason}", shown(text)))
+    };
+    values.iter().map(read).collect()
 }
 
-fn uri(relation: Relation, part: &str) -> Result<Operand, String> {
-    // The version of a canonical URL is parted by `|`, which is not escaped.
-    UriOperand::new(relation, unescape(part)).map(Operand::Uri)
+fn has_text(parameter: &Parameter) -> bool {
+    WITH_TEXT.iter().any(|name| parameter.has(name))
 }
 
 /// What is known of codes that have no system beside them can be told when it is asked, rather than by finding nothing.
-fn token(parameter: &Parameter, part: &str) -> Result<Operand, String> {
-    let token = TokenOperand::parse(part)?;
+fn token(parameter: &Parameter, text: &str) -> Result<TokenOperand, String> {
+    let token = TokenOperand::parse(text)?;
     let paths = parameter.expression.paths();
     let is_plain = |name| ["code", "boolean", "string", "id", "uri"].contains(&name);
     if token.has_system() && paths.iter().all(|path| is_plain(path.datatype.name)) {
@@ -246,47 +248,47 @@ fn token(parameter: &Parameter, part: &str) -> Result<Operand, String> {
             });
         }
     }
-    if paths.iter().all(|path| path.datatype.name == "boolean")
-        && !token.code_only().is_some_and(|code| ["true", "false"].contains(&code))
-    {
+    let is_boolean = paths.iter().all(|path| path.datatype.name == "boolean");
+    if is_boolean && !token.code_only().is_some_and(|code| ["true", "false"].contains(&code)) {
         return Err("is neither true nor false".to_owned());
     }
-    Ok(Operand::Token(token))
+    Ok(token)
 }
 
-fn typed_reference(target: ResourceType, part: &str) -> Result<Operand, String> {
-    match ReferenceOperand::parse(&unescape(part), &[target])? {
-        ReferenceOperand::Here { id, .. } => {
-            Ok(Operand::Reference(ReferenceOperand::Here { resource_type: Some(target), id }))
-        }
+fn typed_reference(target: ResourceType, text: &str) -> Result<ReferenceOperand, String> {
+    match ReferenceOperand::parse(&unescape(text), &[target])? {
+        ReferenceOperand::Here { id, .. } => Ok(ReferenceOperand::Here { resource_type: Some(target), id }),
         ReferenceOperand::Url(_) => Err(format!("is no id of a resource of the type {target}")),
     }
 }
 
 /// One value for each part, with `$` between them.
-fn composite(parameter: &Parameter, part: &str) -> Result<Result<Operand, String>, String> {
-    let values = split(part, '$');
+fn composite(parameter: &Parameter, text: &str) -> Result<Vec<Operands>, String> {
+    let values = split(text, '$');
     if values.len() != parameter.components.len() {
         let codes = parameter.components.iter().map(Parameter::code).collect::<Vec<_>>().join("$");
-        return Ok(Err(format!("has not the parts of {codes}")));
+        return Err(format!("has not the parts of {codes}"));
     }
-    let mut parts = Vec::with_capacity(values.len());
-    for (component, value) in parameter.components.iter().zip(values) {
-        match operand(component, None, value)? {
-            Ok(operand) => parts.push(operand),
-            Err(reason) => return Ok(Err(format!("{reason} ({})", component.code()))),
-        }
-    }
-    Ok(Ok(Operand::Composite(parts)))
+    let part = |(component, value): (&Parameter, &str)| {
+        operands(component, None, component.code(), &[value]).map_err(|reason| format!("is none: {reason}"))
+    };
+    parameter.components.iter().zip(values).map(part).collect()
 }
 
 fn unsupported(parameter: &Parameter, modifier: &str) -> String {
+    if parameter.kind() == Kind::Composite {
+        return format!(
+            "the modifier :{} of {} is not supported; a composite has none",
+            shown(modifier),
+            parameter.code()
+        );
+    }
     let mut modifiers = vec![":missing"];
     match parameter.kind() {
         Kind::String => modifiers.extend([":exact", ":contains"]),
         Kind::Token => {
             modifiers.push(":not");
-            modifiers.extend(TokenText::TYPES.iter().any(|name| parameter.has(name)).then_some(":text"));
+            modifiers.extend(has_text(parameter).then_some(":text"));
             modifiers.extend(parameter.has("Identifier").then_some(":of-type"));
         }
         Kind::Uri => modifiers.extend([":above", ":below"]),
@@ -370,10 +372,8 @@ mod tests {
             ("Observation?subject:Patient=http://x/Patient/1", "is no id of a resource of the type Patient"),
             ("ValueSet?url:below=urn:oid:1.2", "is no URL"),
             ("Observation?code-value-quantity=x", "has not the parts of code$value-quantity"),
-            (
-                "Observation?code-value-quantity=x$y",
-                "is no number, such as 100, 5.40 or gt1e3, of 30 digits at most (value-quantity)",
-            ),
+            ("Observation?code-value-quantity=x$y", "x$y is none: value-quantity: y is no number"),
+            ("Observation?code-value-quantity:missing=true", "a composite has none"),
             ("Observation?subject.name.x=1", "one step is supported"),
             ("Observation?code.text=1", "code of Observation is no reference"),
             ("Observation?subject.foo=1", "of which none has the parameter foo"),

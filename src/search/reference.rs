@@ -1,6 +1,7 @@
 //! References: `subject=Patient/1`, `subject=1`, `subject:Patient=1`, by URL, and what they refer to.
 
 use super::expression::Path;
+use super::uri::{Uri, unversioned};
 use crate::fhir::reference::{PatientBases, is_id, target, without_version};
 use crate::fhir::resource_type::ResourceType;
 use crate::json::Value;
@@ -31,33 +32,15 @@ impl ReferenceOperand {
         }
     }
 
-    /// Compares it with a Reference, with a canonical URL, or with a resource in a Bundle.
-    pub(super) fn matches(
-        &self,
-        value: Value<'_>,
-        path: &Path,
-        targets: &[ResourceType],
-        bases: &PatientBases,
-    ) -> Result<bool, String> {
-        match path.datatype.name {
-            "Reference" => {
-                let Some(literal) = literal(value)? else { return Ok(false) };
-                Ok(is_to_one_of(&literal, path, targets) && self.is_to(&literal, bases))
+    pub(super) fn is(&self, there: &Referred, bases: &PatientBases) -> bool {
+        match (self, there) {
+            (_, Referred::Literal(literal)) => self.is_to(literal, bases),
+            (Self::Here { resource_type, id }, Referred::Resource(found, found_id)) => {
+                resource_type.is_none_or(|asked| asked == *found) && id == found_id
             }
-            "Resource" => Ok(match (self, resource(value, targets)?) {
-                (Self::Here { resource_type, id }, Some((found, found_id))) => {
-                    resource_type.is_none_or(|asked| asked == found) && *id == found_id
-                }
-                _ => false,
-            }),
-            datatype => {
-                let url = value.text().ok_or_else(|| format!("a {datatype} there cannot be read"))?;
-                let unversioned = url.split_once('|').map_or(&*url, |(url, _)| url);
-                Ok(match self {
-                    Self::Url(asked) => url == asked.as_str() || unversioned == asked,
-                    Self::Here { .. } => self.is_to(unversioned, bases),
-                })
-            }
+            (Self::Url(_), Referred::Resource(..)) => false,
+            (Self::Url(asked), Referred::Canonical(url)) => url == asked || unversioned(url) == asked,
+            (Self::Here { .. }, Referred::Canonical(url)) => self.is_to(unversioned(url), bases),
         }
     }
 
@@ -77,23 +60,51 @@ impl ReferenceOperand {
     }
 }
 
-/// What is referred to, if it is of one of these types, and here.
-pub(super) fn referred(
-    value: Value<'_>,
-    path: &Path,
-    targets: &[ResourceType],
-    bases: &PatientBases,
-) -> Result<Option<(ResourceType, String)>, String> {
-    match path.datatype.name {
-        "Reference" => {
-            let Some(literal) = literal(value)? else { return Ok(None) };
-            let here = target(&literal, bases).filter(|_| is_to_one_of(&literal, path, targets));
-            Ok(here.and_then(|(name, id)| Some((ResourceType::parse(name)?, id.to_owned()))))
+/// What an element refers to.
+pub(super) enum Referred {
+    /// By a Reference.
+    Literal(String),
+    /// By its canonical URL.
+    Canonical(String),
+    /// It is there itself, in a Bundle.
+    Resource(ResourceType, String),
+}
+
+impl Referred {
+    /// Reads it; none if it is to nothing that the way or the parameter is for.
+    pub(super) fn read(value: Value<'_>, path: &Path, targets: &[ResourceType]) -> Result<Option<Self>, String> {
+        match path.datatype.name {
+            "Reference" => {
+                let literal = literal(value)?.filter(|literal| is_to_one_of(literal, path, targets));
+                Ok(literal.map(Self::Literal))
+            }
+            "Resource" => Ok(resource(value, targets)?.map(|(found, id)| Self::Resource(found, id))),
+            datatype => Uri::read(value, datatype).map(|url| Some(Self::Canonical(url.written.into_owned()))),
         }
-        "Resource" => resource(value, targets),
-        // Canonical URLs are of what is not told by its id.
-        _ => Ok(None),
     }
+
+    /// Type and id, if it is here. Of what has a canonical URL those are not told by it.
+    pub(super) fn here(self, bases: &PatientBases) -> Option<(ResourceType, String)> {
+        match self {
+            Self::Literal(literal) => {
+                let (name, id) = target(&literal, bases)?;
+                Some((ResourceType::parse(name)?, id.to_owned()))
+            }
+            Self::Resource(found, id) => Some((found, id)),
+            Self::Canonical(_) => None,
+        }
+    }
+}
+
+/// The identifier that is written in a Reference; none if what it says of its type is another one than the way is for.
+pub(super) fn identifier<'a>(value: Value<'a>, path: &Path) -> Result<Option<Value<'a>>, String> {
+    let says = |name| value.get(name).and_then(Value::text);
+    let named = match literal(value)? {
+        Some(literal) => target(&literal, &PatientBases::default()).map(|(name, _)| name.to_owned()),
+        None => says("type").map(Into::into),
+    };
+    let is_meant = path.target.is_none_or(|only| named.is_none_or(|named| named == only.as_str()));
+    Ok(value.get("identifier").filter(|_| is_meant))
 }
 
 /// The literal of a Reference; none if it is a logical one.

@@ -1,5 +1,7 @@
 //! Strings: `family=muller` finds Müller and Mullerova.
 
+use std::borrow::Cow;
+
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -23,8 +25,35 @@ pub(super) struct StringOperand {
     text: String,
 }
 
+/// A text that is there.
+pub(super) struct Text<'a> {
+    written: Cow<'a, str>,
+    folded: String,
+}
+
 const HUMAN_NAME: [&str; 5] = ["text", "family", "given", "prefix", "suffix"];
 const ADDRESS: [&str; 7] = ["text", "line", "city", "district", "state", "postalCode", "country"];
+
+/// A string, or the parts of a name or an address.
+pub(super) fn read<'a>(value: Value<'a>, datatype: &str) -> Result<Vec<Text<'a>>, String> {
+    let parts: &[&str] = match datatype {
+        "HumanName" => &HUMAN_NAME,
+        "Address" => &ADDRESS,
+        _ => return Ok(vec![Text::read(value)?]),
+    };
+    if !value.is_object() {
+        return Err(format!("a {datatype} there cannot be read"));
+    }
+    parts.iter().filter_map(|part| value.get(part)).flat_map(Value::items).map(Text::read).collect()
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn read(value: Value<'a>) -> Result<Self, String> {
+        let written = value.text().ok_or_else(|| "a string there cannot be read".to_owned())?;
+        let folded = folded(&written);
+        Ok(Self { written, folded })
+    }
+}
 
 impl StringOperand {
     pub(super) fn new(place: Where, text: &str) -> Self {
@@ -32,32 +61,12 @@ impl StringOperand {
         Self { place, text }
     }
 
-    /// Compares it with a string, or with any part of a name or an address.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: &str) -> Result<bool, String> {
-        let parts: &[&str] = match datatype {
-            "HumanName" => &HUMAN_NAME,
-            "Address" => &ADDRESS,
-            _ => return self.is_text(value),
-        };
-        if !value.is_object() {
-            return Err(format!("a {datatype} there cannot be read"));
+    pub(super) fn is(&self, there: &Text<'_>) -> bool {
+        match self.place {
+            Where::Start => there.folded.starts_with(&self.text),
+            Where::Anywhere => there.folded.contains(&self.text),
+            Where::Whole => there.written == self.text.as_str(),
         }
-        for part in parts.iter().filter_map(|part| value.get(part)).flat_map(Value::items) {
-            if self.is_text(part)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Compares it with a string.
-    pub(super) fn is_text(&self, value: Value<'_>) -> Result<bool, String> {
-        let found = value.text().ok_or_else(|| "a string there cannot be read".to_owned())?;
-        Ok(match self.place {
-            Where::Start => folded(&found).starts_with(&self.text),
-            Where::Anywhere => folded(&found).contains(&self.text),
-            Where::Whole => found == self.text.as_str(),
-        })
     }
 }
 

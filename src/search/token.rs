@@ -1,8 +1,10 @@
 //! Tokens: `code=http://loinc.org|8480-6`, `gender=female`, `identifier=https://id.example|17`.
 
+use std::borrow::Cow;
+
 use super::element::Datatype;
 use super::escape::{split, unescape};
-use super::string::{StringOperand, Where};
+use super::string::Text;
 use crate::json::Value;
 
 /// A code, or the like, that is asked for.
@@ -51,50 +53,65 @@ impl TokenOperand {
         matches!(&self.system, System::Is(asked) if asked == system)
     }
 
-    /// Compares it with what is there. Codes are what they are: case counts.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: Datatype) -> Result<bool, String> {
-        match datatype.name {
-            "CodeableConcept" => self.is_one_of(object(value, datatype)?.get("coding")),
-            "Coding" => Ok(self.is(object(value, datatype)?, "code")),
-            "Identifier" | "ContactPoint" => Ok(self.is(object(value, datatype)?, "value")),
-            "boolean" => match value.0 {
-                "true" | "false" => Ok(self.is_code(value.0)),
-                _ => Err("a boolean there cannot be read".to_owned()),
-            },
-            _ => {
-                let code = value.text().ok_or_else(|| format!("a {} there cannot be read", datatype.name))?;
-                Ok(self.is_code(&code) && self.is_from(datatype))
-            }
-        }
-    }
-
-    /// Whether one of these codings is it.
-    pub(super) fn is_one_of(&self, codings: Option<Value<'_>>) -> Result<bool, String> {
-        Ok(codings.into_iter().flat_map(Value::items).any(|coding| self.is(coding, "code")))
-    }
-
-    /// An object with a system and a code beside it. (A ContactPoint's system is `phone` or the like.)
-    pub(super) fn is(&self, value: Value<'_>, code: &str) -> bool {
-        let says = |name: &str, text: &str| value.get(name).and_then(Value::text).is_some_and(|found| found == text);
-        let is_from = match &self.system {
-            System::Any => true,
-            System::None => value.get("system").is_none(),
-            System::Is(system) => says("system", system),
+    /// Codes are what they are: case counts.
+    pub(super) fn is(&self, there: &Coded<'_>) -> bool {
+        let is_from = match (&self.system, &there.from) {
+            (System::Any, _) | (System::None, From::Bound(_) | From::Written(None)) => true,
+            (System::None, From::Written(Some(_))) => false,
+            (System::Is(system), From::Written(written)) => written.as_deref() == Some(system.as_str()),
+            (System::Is(system), From::Bound(datatype)) => datatype.systems().any(|bound| bound == system),
         };
-        is_from && self.code.as_ref().is_none_or(|asked| says(code, asked))
+        is_from && (self.code.is_none() || self.code.as_deref() == there.code.as_deref())
+    }
+}
+
+/// A code that is there, or the like.
+pub(super) struct Coded<'a> {
+    from: From<'a>,
+    code: Option<Cow<'a, str>>,
+}
+
+enum From<'a> {
+    /// The system that is written beside it. (A ContactPoint's is `phone` or the like.)
+    Written(Option<Cow<'a, str>>),
+    /// There is no place for one: it is from those that its element is bound to.
+    Bound(Datatype),
+}
+
+impl<'a> Coded<'a> {
+    /// A code without a system beside it.
+    pub(super) fn plain(code: Cow<'a, str>, datatype: Datatype) -> Self {
+        Self { from: From::Bound(datatype), code: Some(code) }
     }
 
-    fn is_code(&self, code: &str) -> bool {
-        self.code.as_ref().is_none_or(|asked| asked == code)
+    /// An object with a system, and the code in a member of this name.
+    pub(super) fn of(value: Value<'a>, code: &str) -> Self {
+        let says = |name: &str| value.get(name).and_then(Value::text);
+        Self { from: From::Written(says("system")), code: says(code) }
     }
+}
 
-    /// A code without a system beside it is from those that its element is bound to.
-    fn is_from(&self, datatype: Datatype) -> bool {
-        match &self.system {
-            System::Any | System::None => true,
-            System::Is(system) => datatype.systems().any(|bound| bound == system),
+/// The codes of an element.
+pub(super) fn read(value: Value<'_>, datatype: Datatype) -> Result<Vec<Coded<'_>>, String> {
+    let codes = match datatype.name {
+        "CodeableConcept" => codings(object(value, datatype)?),
+        "Coding" => vec![Coded::of(object(value, datatype)?, "code")],
+        "Identifier" | "ContactPoint" => vec![Coded::of(object(value, datatype)?, "value")],
+        "boolean" => match value.0 {
+            "true" | "false" => vec![Coded::plain(Cow::Borrowed(value.0), datatype)],
+            _ => return Err("a boolean there cannot be read".to_owned()),
+        },
+        name => {
+            let code = value.text().ok_or_else(|| format!("a {name} there cannot be read"))?;
+            vec![Coded::plain(code, datatype)]
         }
-    }
+    };
+    Ok(codes)
+}
+
+/// The codings of a CodeableConcept.
+fn codings(concept: Value<'_>) -> Vec<Coded<'_>> {
+    concept.get("coding").into_iter().flat_map(Value::items).map(|coding| Coded::of(coding, "code")).collect()
 }
 
 /// An Identifier by what it is, too: `:of-type`, `system|code|value`.
@@ -115,44 +132,27 @@ impl OfType {
         }
     }
 
-    pub(super) fn matches(&self, value: Value<'_>, datatype: Datatype) -> Result<bool, String> {
-        let identifier = object(value, datatype)?;
-        let is_it = identifier.get("value").and_then(Value::text).is_some_and(|found| found == self.value.as_str());
-        Ok(is_it && self.of.is_one_of(identifier.get("type").and_then(|of| of.get("coding")))?)
+    pub(super) fn is(&self, identifier: Value<'_>) -> bool {
+        identifier.get("value").and_then(Value::text).is_some_and(|found| found == self.value.as_str())
+            && identifier.get("type").map(codings).unwrap_or_default().iter().any(|coded| self.of.is(coded))
     }
 }
 
-/// What a person reads of a code (`:text`): it begins so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TokenText(StringOperand);
+/// The types of elements of which people read a text.
+pub(super) const WITH_TEXT: [&str; 3] = ["CodeableConcept", "Coding", "Identifier"];
 
-impl TokenText {
-    /// The types of elements that have such a text.
-    pub(super) const TYPES: [&str; 3] = ["CodeableConcept", "Coding", "Identifier"];
-
-    pub(super) fn new(text: &str) -> Self {
-        Self(StringOperand::new(Where::Start, text))
-    }
-
-    pub(super) fn matches(&self, value: Value<'_>, datatype: Datatype) -> Result<bool, String> {
-        let value = object(value, datatype)?;
-        let codings = || value.get("coding").into_iter().flat_map(Value::items);
-        let texts: Vec<Value<'_>> = match datatype.name {
-            "CodeableConcept" => {
-                codings().filter_map(|coding| coding.get("display")).chain(value.get("text")).collect()
-            }
-            "Coding" => value.get("display").into_iter().collect(),
-            _ => value.get("type").and_then(|of| of.get("text")).into_iter().collect(),
-        };
-        for text in texts {
-            if self.0.is_text(text)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
+/// What people read of a code (`:text`).
+pub(super) fn read_texts(value: Value<'_>, datatype: Datatype) -> Result<Vec<Text<'_>>, String> {
+    let value = object(value, datatype)?;
+    let codings = value.get("coding").into_iter().flat_map(Value::items);
+    let texts: Vec<Value<'_>> = match datatype.name {
+        "CodeableConcept" => codings.filter_map(|coding| coding.get("display")).chain(value.get("text")).collect(),
+        "Coding" => value.get("display").into_iter().collect(),
+        _ => value.get("type").and_then(|of| of.get("text")).into_iter().collect(),
+    };
+    texts.into_iter().map(Text::read).collect()
 }
 
-fn object(value: Value<'_>, datatype: Datatype) -> Result<Value<'_>, String> {
+pub(super) fn object(value: Value<'_>, datatype: Datatype) -> Result<Value<'_>, String> {
     if value.is_object() { Ok(value) } else { Err(format!("a {} there cannot be read", datatype.name)) }
 }

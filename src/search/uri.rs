@@ -1,5 +1,7 @@
 //! URIs: as they are written, or, of URLs, what is above or below in their paths.
 
+use std::borrow::Cow;
+
 use crate::json::Value;
 
 /// Which.
@@ -19,6 +21,20 @@ pub(super) struct UriOperand {
     uri: String,
 }
 
+/// A URI that is there.
+pub(super) struct Uri<'a> {
+    pub(super) written: Cow<'a, str>,
+    /// It may have a version, and is meant whatever that is unless one is asked for.
+    is_canonical: bool,
+}
+
+impl<'a> Uri<'a> {
+    pub(super) fn read(value: Value<'a>, datatype: &str) -> Result<Self, String> {
+        let written = value.text().ok_or_else(|| format!("a {datatype} there cannot be read"))?;
+        Ok(Self { written, is_canonical: datatype == "canonical" })
+    }
+}
+
 impl UriOperand {
     pub(super) fn new(relation: Relation, uri: String) -> Result<Self, String> {
         if relation != Relation::Same && !uri.contains("://") {
@@ -27,16 +43,19 @@ impl UriOperand {
         Ok(Self { relation, uri })
     }
 
-    /// Compares it with a URI, or with the canonical URL of something, of any version unless one is asked for.
-    pub(super) fn matches(&self, value: Value<'_>, datatype: &str) -> Result<bool, String> {
-        let found = value.text().ok_or_else(|| format!("a {datatype} there cannot be read"))?;
-        let unversioned = found.split_once('|').map_or(&*found, |(uri, _)| uri);
-        Ok(match self.relation {
-            Relation::Same => found == self.uri.as_str() || (datatype == "canonical" && unversioned == self.uri),
-            Relation::Above => is_below(&self.uri, &found),
-            Relation::Below => is_below(&found, &self.uri),
-        })
+    pub(super) fn is(&self, there: &Uri<'_>) -> bool {
+        let Uri { written, is_canonical } = there;
+        match self.relation {
+            Relation::Same => written == self.uri.as_str() || (*is_canonical && unversioned(written) == self.uri),
+            Relation::Above => is_below(&self.uri, written),
+            Relation::Below => is_below(written, &self.uri),
+        }
     }
+}
+
+/// The canonical URL of something, of whatever version.
+pub(super) fn unversioned(url: &str) -> &str {
+    url.split_once('|').map_or(url, |(url, _)| url)
 }
 
 /// Whether the path of one URL begins with all of the other, or is the same.
