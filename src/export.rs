@@ -23,6 +23,7 @@ pub(crate) mod claim;
 mod coverage;
 mod deadline;
 mod elements;
+mod gate;
 pub(crate) mod governor;
 pub(crate) mod job;
 mod lease;
@@ -59,8 +60,8 @@ pub(crate) enum Error {
     #[error("stopped")]
     Stopped,
     /// A line got lost on its way: never to be committed.
-    #[error("{read} lines were read, but {stored} stored")]
-    Incomplete { read: i64, stored: i64 },
+    #[error("{put_out} lines were put out, but {stored} stored")]
+    Incomplete { put_out: i64, stored: i64 },
     #[error("this version of the server does not know the type {0}")]
     UnknownType(String),
     #[error("database: {0}")]

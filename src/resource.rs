@@ -9,6 +9,7 @@ pub(crate) mod compartment;
 pub(crate) mod group;
 pub(crate) mod index;
 pub mod load;
+mod narrow;
 pub(crate) mod prune;
 pub(crate) mod read;
 pub(crate) mod sample;

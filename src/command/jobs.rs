@@ -83,7 +83,7 @@ async fn show(pool: &sqlx::PgPool, job: &Job) -> Result<(), Failure> {
     line("finished", &time(job.finished_at));
     line("expires", &time(job.expires_at));
     let progress = part::progress(pool, job.id).await?;
-    line("resources", &format!("{} of about {}", progress.written, progress.expected));
+    line("resources", &format!("{} of about {}", progress.examined, progress.expected));
     for (state, count) in part::counts(pool, job.id).await? {
         line(&format!("parts {state}"), &count.to_string());
     }

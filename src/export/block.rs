@@ -5,10 +5,9 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, ValueRef};
 
-use super::elements::ElementList;
+use super::gate::Asked;
 use super::sink::{Sink, Stopped};
 use crate::fhir::resource_type::ResourceType;
-use crate::resource::body::Subset;
 use crate::resource::compartment::Compartments;
 use crate::resource::read::Piece;
 
@@ -34,11 +33,10 @@ impl Place {
 pub(super) async fn read_blocks(
     reader: &mut PgConnection,
     compartments: &Compartments,
-    elements: &ElementList,
+    asked: impl Fn(ResourceType) -> Asked,
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
-    let subset = |resource_type: &ResourceType| elements.subset(*resource_type);
-    let subsets: Vec<Option<Subset>> = compartments.types().iter().map(subset).collect();
+    let asked: Vec<Asked> = compartments.types().iter().map(|resource_type| asked(*resource_type)).collect();
     let mut query = compartments.bodies();
     let mut rows = query.build().persistent(false).fetch(reader);
     let mut last: Option<Place> = None;
@@ -54,8 +52,8 @@ pub(super) async fn read_blocks(
             }
             sink.lines.begin_block(header(&place.patient));
         }
-        let subset = usize::try_from(place.type_place).ok().and_then(|at| subsets.get(at)).and_then(Option::as_ref);
-        read_row(&row, subset, &mut long, sink).await?;
+        let asked = usize::try_from(place.type_place).ok().and_then(|at| asked.get(at)).ok_or_else(unasked)?;
+        read_row(&row, asked, &mut long, sink).await?;
         last = Some(place);
     }
     if !long.is_whole() {
@@ -68,26 +66,23 @@ pub(super) async fn read_blocks(
 }
 
 /// A resource, or a piece of a long one.
-async fn read_row(row: &PgRow, subset: Option<&Subset>, long: &mut Long, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+async fn read_row(row: &PgRow, asked: &Asked, long: &mut Long, sink: &mut Sink<'_>) -> Result<(), Stopped> {
     let body = row.try_get_raw(3)?;
     if body.is_null() {
         let piece = Piece { of: row.try_get(4)?, offset: row.try_get(5)?, bytes: row.try_get(6)? };
         sink.paced.read(piece.bytes.len()).await;
-        return long.add(piece, subset, sink).await;
+        return long.add(piece, asked, sink).await;
     }
     if !long.is_whole() {
         return Err(torn());
     }
     let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-    match subset {
-        None => sink.push(body, ORGANIZED).await?,
-        Some(subset) => sink.push_subset(subset, body, ORGANIZED).await?,
-    }
+    sink.put(body, asked, ORGANIZED).await?;
     sink.paced.read(body.len()).await;
     Ok(())
 }
 
-/// A long body under way. It is in memory as a whole only where it is to be cut.
+/// A long body under way. It is in memory as a whole only where something is asked of it.
 #[derive(Default)]
 struct Long {
     read: i32,
@@ -101,30 +96,32 @@ impl Long {
         self.of.is_none()
     }
 
-    async fn add(&mut self, piece: Piece, subset: Option<&Subset>, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+    async fn add(&mut self, piece: Piece, asked: &Asked, sink: &mut Sink<'_>) -> Result<(), Stopped> {
         if piece.offset != self.read || self.of.is_some_and(|of| of != piece.of) {
             return Err(torn());
         }
         if piece.offset == 0 {
             self.of = Some(piece.of);
-            match subset {
-                None => sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED).await?,
-                Some(_) => self.whole.reserve_exact(piece.of.unsigned_abs() as usize),
+            if asked.is_nothing() {
+                sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED).await?;
+            } else {
+                self.whole.reserve_exact(piece.of.unsigned_abs() as usize);
             }
         }
         self.read += i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
-        match subset {
-            None => sink.append(&piece.bytes).await?,
-            Some(_) => self.whole.extend_from_slice(&piece.bytes),
+        if asked.is_nothing() {
+            sink.append(&piece.bytes).await?;
+        } else {
+            self.whole.extend_from_slice(&piece.bytes);
         }
         if self.of != Some(self.read) {
             return Ok(());
         }
         let Self { whole, .. } = std::mem::take(self);
-        match subset {
-            None => Ok(sink.end_line(ORGANIZED).await?),
-            Some(subset) => sink.push_subset(subset, &whole, ORGANIZED).await,
+        if asked.is_nothing() {
+            return Ok(sink.end_line(ORGANIZED).await?);
         }
+        sink.put(&whole, asked, ORGANIZED).await
     }
 }
 
@@ -132,6 +129,10 @@ impl Long {
 fn header(patient: &str) -> String {
     let reference = format!(r#"{{"reference":"Patient/{patient}"}}"#);
     format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"header","valueReference":{reference}}}]}}"#)
+}
+
+fn unasked() -> Stopped {
+    out_of_order("a resource is of a type that the part does not have")
 }
 
 fn torn() -> Stopped {

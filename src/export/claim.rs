@@ -136,7 +136,8 @@ async fn claim_of(
             failures = failures + (free.taken_over and lease_until - $4::interval > pg_postmaster_start_time())::int,
             fault = case when free.taken_over then 'its worker was lost' else fault end,
             fault_since = case when free.taken_over then coalesce(fault_since, clock_timestamp()) else fault_since end,
-            worker = $3, claimed_at = clock_timestamp(), lease_until = clock_timestamp() + $4, resources = 0
+            worker = $3, claimed_at = clock_timestamp(), lease_until = clock_timestamp() + $4,
+            resources = 0, examined = null
         from free
         where part.job_id = $1 and part.ordinal = free.ordinal
         returning part.ordinal, attempt, failures, stage, resource_types, key_from, key_to, taken_over as "taken_over!""#,
@@ -175,9 +176,10 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         about: job.request.about(),
         referenced: (stage == Stage::Output).then(|| job.request.wanted_references()).flatten(),
         elements: job.request.elements.clone(),
+        filters: job.request.filters.clone(),
         by_patient: job.request.by_patient,
         file_size: job.request.file_size(config.file_target),
-        written: AtomicI64::new(0),
+        examined: AtomicI64::new(0),
         is_named: AtomicBool::new(false),
     }
 }

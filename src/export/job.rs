@@ -75,8 +75,8 @@ pub(crate) fn poll_url(base: &str, id: Uuid) -> String {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Resources written.
-    pub(crate) written: i64,
+    /// Resources that were read so far, whether or not they come out.
+    pub(crate) examined: i64,
     /// Resources expected in all: exact for parts that are done, a guess for the others.
     pub(crate) expected: i64,
 }
@@ -84,7 +84,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// 0 to 99: all is done only when the job says so.
     pub(crate) fn percent(self) -> i64 {
-        (self.written.saturating_mul(100) / self.expected.max(1)).clamp(0, 99)
+        (self.examined.saturating_mul(100) / self.expected.max(1)).clamp(0, 99)
     }
 }
 

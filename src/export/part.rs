@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::announcement::announce_work;
 use super::elements::ElementList;
+use super::gate::Asked;
 use super::lease::{Leased, lost_if_none};
 use super::referenced::Wanted;
 use super::run::run;
@@ -25,6 +26,7 @@ use crate::resource::associated::About;
 use crate::resource::cohort::{self, Cohort};
 use crate::resource::compartment::Compartments;
 use crate::resource::read::{Slice, Window};
+use crate::search::Filters;
 
 /// What a part puts out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +91,12 @@ pub(super) struct Lease {
     /// The references to note, if any are.
     pub(super) referenced: Option<Wanted>,
     pub(super) elements: ElementList,
+    pub(super) filters: Filters,
     /// Its keys are those of Patients, and their compartments come one after the other.
     pub(super) by_patient: bool,
     pub(super) file_size: FileSize,
-    /// Resources read so far.
-    pub(super) written: AtomicI64,
+    /// Resources read so far, whether or not they come out.
+    pub(super) examined: AtomicI64,
     /// Its two sessions have its name.
     pub(super) is_named: AtomicBool,
 }
@@ -124,9 +127,20 @@ impl Lease {
             )));
         }
         let access = self.cohort.access(reader).await?;
-        let slice =
-            |resource_type| Slice { resource_type, keys: keys.clone(), window, access, about: self.about.clone() };
+        let slice = |resource_type| Slice {
+            resource_type,
+            keys: keys.clone(),
+            window,
+            access,
+            about: self.about.clone(),
+            narrowed: self.filters.of(resource_type).map(|filter| filter.narrowed().clone()).unwrap_or_default(),
+        };
         Ok(Rows::ByType(types.into_iter().map(slice).collect()))
+    }
+
+    /// What is asked of the resources of a type.
+    pub(super) fn asked(&self, resource_type: ResourceType) -> Asked {
+        Asked { filter: self.filters.of(resource_type), subset: self.elements.subset(resource_type) }
     }
 
     /// A type that this version does not know may have been planned by a newer one: it is not left out.
@@ -176,12 +190,14 @@ impl Lease {
         self.lock_job(transaction).await?;
         let done = sqlx::query!(
             "-- export.part.complete
-            update export_part set state = 'done', resources = $4, lease_until = null, worker = null
+            update export_part
+            set state = 'done', resources = $4, examined = $5, lease_until = null, worker = null
             where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'",
             self.job,
             self.ordinal,
             self.attempt,
-            resources
+            resources,
+            self.examined.load(Ordering::Relaxed)
         )
         .execute(&mut *transaction)
         .await?;
@@ -216,7 +232,7 @@ impl Leased for Lease {
         let is_named = self.is_named.load(Ordering::Relaxed);
         let sessions = sqlx::query_scalar!(
             r#"-- export.part.renew
-            update export_part set lease_until = clock_timestamp() + $4, resources = $5
+            update export_part set lease_until = clock_timestamp() + $4, examined = $5
             where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'
                 and exists (select from export_job where id = $1 and state = 'running')
             returning (
@@ -227,7 +243,7 @@ impl Leased for Lease {
             self.ordinal,
             self.attempt,
             interval(workers.config.lease),
-            self.written.load(Ordering::Relaxed),
+            self.examined.load(Ordering::Relaxed),
             session_name(self.job, self.ordinal, self.attempt)
         )
         .fetch_optional(&workers.pool)
@@ -259,7 +275,7 @@ impl Leased for Lease {
                 where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'
             )
             update export_part as part
-            set state = 'pending', lease_until = null, worker = null, resources = 0,
+            set state = 'pending', lease_until = null, worker = null, examined = null,
                 failures = failures + $4::int, fault = $5, fault_since = since,
                 not_before = clock_timestamp() + (0.75 + random() / 2)
                     * least(greatest(clock_timestamp() - since, interval '0.5 seconds'), interval '1 minute')
@@ -281,7 +297,7 @@ impl Leased for Lease {
         self.lock_job(transaction).await?;
         let released = sqlx::query!(
             "-- export.part.release
-            update export_part set state = 'pending', lease_until = null, worker = null, resources = 0
+            update export_part set state = 'pending', lease_until = null, worker = null, examined = null
             where job_id = $1 and ordinal = $2 and attempt = $3 and state = 'running'",
             self.job,
             self.ordinal,
@@ -325,16 +341,18 @@ pub(super) async fn complete_job_if_done(
     Ok(job::complete(transaction, job, retention).await?)
 }
 
-/// How far the job is: what its parts have written, and what they expect.
+/// How far the job is: what its parts have read, and what they expect. Of a part done by a version without filters all
+/// that was read has come out.
 pub(crate) async fn progress(pool: &PgPool, job: Uuid) -> Result<job::Progress, sqlx::Error> {
     sqlx::query_as!(
         job::Progress,
         r#"-- export.part.progress
         select
-            coalesce(sum(resources), 0)::bigint as "written!",
-            coalesce(sum(case state when 'done' then resources else greatest(estimated_resources, resources) end), 0)
+            coalesce(sum(read.resources), 0)::bigint as "examined!",
+            coalesce(sum(greatest(read.resources, case when state <> 'done' then estimated_resources end)), 0)
                 ::bigint as "expected!"
-        from export_part where job_id = $1 and stage <> 'outcome'"#,
+        from export_part cross join lateral (select coalesce(examined, resources) as resources) as read
+        where job_id = $1 and stage <> 'outcome'"#,
         job
     )
     .fetch_one(pool)

@@ -14,7 +14,6 @@ use super::level::Level;
 use super::referenced::Wanted;
 use crate::binary::ndjson::FileSize;
 use crate::config::ByteSize;
-use crate::database::ABLE;
 use crate::fhir::outcome::Issue;
 use crate::fhir::parameters::Parameter;
 use crate::fhir::reference::PatientBases;
@@ -23,9 +22,17 @@ use crate::identity::TypeGrant;
 use crate::resource::associated::{About, Associated};
 use crate::resource::cohort::Cohort;
 use crate::resource::read::Window;
+use crate::search::Filters;
 
 /// A part is done by one worker, at once or not at all: no client may make it larger than for files of this size.
 const LARGEST_MINIMUM: u64 = 1 << 30;
+
+/// What a replica must be able to do ([`crate::database::ABLE`]): nothing that not every version can, …
+const EXPORT: i16 = 0;
+/// … levels, `_elements`, history and Provenances, …
+const CHOOSE: i16 = 1;
+/// … or filters.
+const FILTER: i16 = 2;
 
 /// A request that can be carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +68,9 @@ pub(crate) struct ExportRequest {
     /// Which elements resources have (rule G5).
     #[serde(default)]
     pub(crate) elements: ElementList,
+    /// What resources must match (rules G9, G12).
+    #[serde(default)]
+    pub(crate) filters: Filters,
     /// Which Provenances come, if not all (rule G7).
     #[serde(default)]
     pub(crate) associated: Option<Associated>,
@@ -118,11 +128,15 @@ impl ExportRequest {
         }
     }
 
-    /// What a replica must be able to do that works on it ([`crate::database::ABLE`]): 0 for all that every version can.
+    /// What a replica must be able to do that works on it.
     pub(crate) fn requires(&self) -> i16 {
-        let is_old =
-            self.level == Level::System && self.elements.is_empty() && !self.history && self.associated.is_none();
-        if is_old { 0 } else { ABLE }
+        let chooses =
+            self.level != Level::System || !self.elements.is_empty() || self.history || self.associated.is_some();
+        match (self.filters.is_empty(), chooses) {
+            (false, _) => FILTER,
+            (true, true) => CHOOSE,
+            (true, false) => EXPORT,
+        }
     }
 
     /// What of the store is exported, as of a transaction time, and of all versions after a floor.

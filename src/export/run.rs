@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::block::read_blocks;
-use super::elements::ElementList;
+use super::gate::{Asked, Gate};
 use super::governor::Paced;
 use super::part::{Lease, Rows, Stage};
 use super::referenced::{self, Batch, Collector};
@@ -19,10 +19,11 @@ use super::remark::remark;
 use super::sink::{Sink, Stopped};
 use super::worker::Workers;
 use crate::binary::Unwritten;
-use crate::binary::ndjson::{Added, pipeline};
+use crate::binary::ndjson::pipeline;
 use crate::binary::store::Files;
 use crate::fhir::outcome::IssueType;
 use crate::resource::read::{Piece, Slice};
+use crate::search::Context;
 
 /// The type of the lines that tell of deletions.
 const DELETIONS: &str = "Bundle";
@@ -59,13 +60,13 @@ async fn run_on(
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);
     let (references, mut batches) = lease.referenced.clone().map(Collector::of).unzip();
-    let mut sink = Sink { lines, references, read: &lease.written, paced: Paced::new(&workers.governor) };
+    let gate = Gate::of(Context { at: lease.window.at, bases: workers.patient_bases.clone() });
+    let mut sink = Sink { gate, lines, references, examined: &lease.examined, paced: Paced::new(&workers.governor) };
 
     let read = async move {
         match read_rows(reader, lease, &rows, &mut sink).await {
-            Ok(()) => Ok(sink.lines.added()),
+            Ok(()) | Err(Stopped::Gone) => Ok((sink.lines.added(), sink.gate)),
             Err(Stopped::Database(error)) => Err(Error::from(error)),
-            Err(Stopped::Gone) => Ok(Added::default()),
         }
         // Here the sink is dropped, which ends the pipeline.
     };
@@ -78,15 +79,18 @@ async fn run_on(
             }
         }
     };
-    let (added, ()) = tokio::try_join!(read, store)?;
+    let ((added, gate), ()) = tokio::try_join!(read, store)?;
     compressor.await.map_err(Unwritten::from)?.map_err(Unwritten::from)?;
 
-    let (read, stored) = (lease.written.load(Ordering::Relaxed) + added.headers, files.resources());
-    if stored != read {
-        return Err(Error::Incomplete { read, stored });
+    let put_out = lease.examined.load(Ordering::Relaxed) - gate.left_out() + added.headers;
+    let stored = files.resources();
+    if stored != put_out {
+        return Err(Error::Incomplete { put_out, stored });
     }
-    if added.oversized > 0 {
-        files.write_outcomes(&mut transaction, &[too_long(lease, added.oversized)]).await?;
+    let mut remarks = gate.into_remarks();
+    remarks.extend((added.oversized > 0).then(|| too_long(lease, added.oversized)));
+    if !remarks.is_empty() {
+        files.write_outcomes(&mut transaction, &remarks).await?;
     }
     lease.complete(&mut transaction, stored, workers.retention).await?;
     transaction.commit().await?;
@@ -111,11 +115,13 @@ fn too_long(lease: &Lease, resources: i64) -> String {
 async fn read_rows(reader: &mut PgConnection, lease: &Lease, rows: &Rows, sink: &mut Sink<'_>) -> Result<(), Stopped> {
     let slices = match rows {
         Rows::ByType(slices) => slices,
-        Rows::ByPatient(compartments) => return read_blocks(reader, compartments, &lease.elements, sink).await,
+        Rows::ByPatient(compartments) => return read_blocks(reader, compartments, |of| lease.asked(of), sink).await,
     };
     for slice in slices {
         match lease.stage {
-            Stage::Output | Stage::Referenced => read_resources(reader, slice, &lease.elements, sink).await?,
+            Stage::Output | Stage::Referenced => {
+                read_resources(reader, slice, &lease.asked(slice.resource_type), sink).await?
+            }
             Stage::Deleted => read_deletions(reader, slice, sink).await?,
         }
     }
@@ -129,11 +135,10 @@ async fn read_rows(reader: &mut PgConnection, lease: &Lease, rows: &Rows, sink: 
 async fn read_resources(
     reader: &mut PgConnection,
     slice: &Slice,
-    elements: &ElementList,
+    asked: &Asked,
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
-    let subset = elements.subset(slice.resource_type);
     let mut long = Vec::new();
     let mut query = slice.bodies();
     let mut rows = query.build().persistent(false).fetch(&mut *reader);
@@ -144,20 +149,16 @@ async fn read_resources(
             continue;
         }
         let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-        match &subset {
-            None => sink.push(body, type_name).await?,
-            Some(subset) => sink.push_subset(subset, body, type_name).await?,
-        }
+        sink.put(body, asked, type_name).await?;
         sink.paced.read(body.len()).await;
     }
     drop(rows);
     for key in long {
-        match &subset {
-            None => read_in_pieces(reader, slice, key, sink).await?,
-            Some(subset) => {
-                let body = read_whole(reader, slice, key, sink).await?;
-                sink.push_subset(subset, &body, type_name).await?;
-            }
+        if asked.is_nothing() {
+            read_in_pieces(reader, slice, key, sink).await?;
+        } else {
+            let body = read_whole(reader, slice, key, sink).await?;
+            sink.put(&body, asked, type_name).await?;
         }
     }
     Ok(sink.lines.end_file(type_name).await?)
@@ -181,8 +182,9 @@ async fn read_in_pieces(
     Ok(sink.end_line(type_name).await?)
 }
 
-/// A long resource that is to be cut: how long it will be must be known before its line begins, and its end decides. So a
-/// worker has one of them in memory at a time, which is at most `store.max_resource`; what is cut of it is no copy.
+/// A long resource that is to be cut, or judged: how long it will be, and whether it comes at all, must be known before its
+/// line begins, and its end decides. So a worker has one of them in memory at a time, which is at most
+/// `store.max_resource`; what is cut of it is no copy.
 async fn read_whole(
     reader: &mut PgConnection,
     slice: &Slice,

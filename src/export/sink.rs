@@ -1,7 +1,8 @@
-//! Where what is read of a part goes: lines, which are counted, at the pace of the governor.
+//! Where what is read of a part goes: through the gate, into lines, which are counted, at the pace of the governor.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::gate::{Asked, Gate};
 use super::governor::Paced;
 use super::referenced::Collector;
 use crate::binary::ndjson::{Gone, Lines};
@@ -28,15 +29,30 @@ impl From<Gone> for Stopped {
 
 /// Where what is read goes.
 pub(super) struct Sink<'a> {
+    pub(super) gate: Gate,
     pub(super) lines: Lines,
     /// Notes what they refer to, if that is to come, too.
     pub(super) references: Option<Collector>,
-    /// Counts the resources.
-    pub(super) read: &'a AtomicI64,
+    /// Counts the resources that were read.
+    pub(super) examined: &'a AtomicI64,
     pub(super) paced: Paced<'a>,
 }
 
 impl Sink<'_> {
+    /// A resource: what is asked of it, if it is admitted.
+    pub(super) async fn put(&mut self, body: &[u8], asked: &Asked, resource_type: &str) -> Result<(), Stopped> {
+        if let Some(filter) = &asked.filter
+            && !self.gate.admits(filter, body).await?
+        {
+            self.examined.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        match &asked.subset {
+            None => Ok(self.push(body, resource_type).await?),
+            Some(subset) => self.push_subset(subset, body, resource_type).await,
+        }
+    }
+
     pub(super) async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
         self.lines.begin_line(line.len() as u64, resource_type).await?;
         self.append(line).await?;
@@ -51,12 +67,7 @@ impl Sink<'_> {
     }
 
     /// What the subset leaves of a resource.
-    pub(super) async fn push_subset(
-        &mut self,
-        subset: &Subset,
-        body: &[u8],
-        resource_type: &str,
-    ) -> Result<(), Stopped> {
+    async fn push_subset(&mut self, subset: &Subset, body: &[u8], resource_type: &str) -> Result<(), Stopped> {
         let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
         let pieces = subset.cut(body);
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -69,7 +80,7 @@ impl Sink<'_> {
 
     pub(super) async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
         self.lines.end_line(resource_type).await?;
-        self.read.fetch_add(1, Ordering::Relaxed);
+        self.examined.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

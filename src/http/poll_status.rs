@@ -253,7 +253,7 @@ async fn percent_text(app: &App, job: &Job) -> Result<String, ApiError> {
         return Ok("0% - waiting to start".to_owned());
     }
     let progress = progress(&app.pool, job.id).await?;
-    Ok(format!("{}% - {} of about {} resources", progress.percent(), progress.written, progress.expected))
+    Ok(format!("{}% - {} of about {} resources", progress.percent(), progress.examined, progress.expected))
 }
 
 /// HAPI's words (rules A19, C3).

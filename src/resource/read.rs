@@ -9,8 +9,10 @@ use time::OffsetDateTime;
 
 use super::associated::{About, Owner};
 use super::cohort::Access;
+use super::narrow;
 use crate::database::code;
 use crate::fhir::resource_type::ResourceType;
+use crate::search::Narrowed;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
 pub(super) const PIECE: i32 = 1 << 20;
@@ -33,6 +35,11 @@ impl Window {
     pub(super) fn whenever(self) -> Self {
         Self { since: None, until: None, history: None, ..self }
     }
+
+    /// What was superseded at this instant or before is not read.
+    pub(super) fn oldest(self) -> OffsetDateTime {
+        self.history.unwrap_or(self.at)
+    }
 }
 
 /// Part of the store.
@@ -44,6 +51,8 @@ pub(crate) struct Slice {
     pub(crate) access: Access,
     /// If only Provenances of what comes out do.
     pub(crate) about: Option<About>,
+    /// Where the resources are that come out, as far as a filter tells.
+    pub(crate) narrowed: Narrowed,
 }
 
 impl Slice {
@@ -100,6 +109,9 @@ impl Slice {
             _ => {
                 access.push_rows(query, resource_type, window.at, &self.keys);
                 push_conditions(query, resource_type, window, access, deleted);
+                if !deleted {
+                    narrow::push(query, &self.narrowed, resource_type, &self.keys, window);
+                }
             }
         }
     }
@@ -126,7 +138,7 @@ pub(super) fn push_conditions(
 ) {
     query.push(" and resource_type = ").push_bind(resource_type.as_str());
     query.push(" and last_updated <= ").push_bind(window.at);
-    query.push(" and superseded_at > ").push_bind(window.history.filter(|_| !deleted).unwrap_or(window.at));
+    query.push(" and superseded_at > ").push_bind(if deleted { window.at } else { window.oldest() });
     query.push(if deleted { " and deleted" } else { " and not deleted" });
     if let Some(since) = window.since {
         // Nobody has ever been told of what a new member has not got any more.

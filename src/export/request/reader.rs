@@ -13,6 +13,7 @@ use crate::fhir::parameters::Parameter;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::associated::Associated;
+use crate::search::{self, Filters, Query, Search};
 
 /// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
 const FORMATTING: [&str; 2] = ["_format", "_pretty"];
@@ -21,6 +22,13 @@ const NDJSON: [&str; 3] = ["application/fhir+ndjson", "application/ndjson", "ndj
 const MAX_EXPORT_ID: usize = 128;
 /// Each is looked for in every type.
 const MAX_ELEMENTS: usize = 1_000;
+/// Each may be asked of every resource of its type, …
+const MAX_QUERIES: usize = 100;
+/// … and has at most so many characters.
+const MAX_QUERY: usize = 8_192;
+/// How what is wrong with a query begins; of `_typePostFetchFilterUrl` in HAPI's words (rule B.5).
+const INVALID_FILTER: &str = "Invalid _typeFilter";
+const INVALID_POST_FETCH: &str = "Invalid post-fetch filter URL";
 /// Files smaller than this would be too many.
 const SMALLEST_MAXIMUM: u64 = 1 << 20;
 
@@ -32,6 +40,8 @@ pub(super) struct Reader<'a> {
     types_given: bool,
     /// The elements asked for as they are named: whether there are such depends on the types.
     elements: Option<BTreeSet<String>>,
+    /// How many queries the filters have, whatever came of them.
+    queries: usize,
     seen: BTreeSet<String>,
     issues: Vec<Issue>,
 }
@@ -52,13 +62,15 @@ impl<'a> Reader<'a> {
             max_file_size: None,
             separate_status: false,
             elements: ElementList::default(),
+            filters: Filters::default(),
             associated: None,
             partial_manifests: false,
             history: false,
             by_patient: false,
             remarks: Vec::new(),
         };
-        Self { terms, request, types_given: false, elements: None, seen: BTreeSet::new(), issues: Vec::new() }
+        let (seen, issues) = (BTreeSet::new(), Vec::new());
+        Self { terms, request, types_given: false, elements: None, queries: 0, seen, issues }
     }
 
     pub(super) fn read(&mut self, Parameter { name, value }: &Parameter) {
@@ -67,6 +79,14 @@ impl<'a> Reader<'a> {
             "_type" => self.types(value),
             "includeAssociatedData" => self.associated(value),
             "_elements" => self.elements.get_or_insert_default().extend(listed(value).map(str::to_owned)),
+            "_typeFilter" => {
+                let queries = self.queries(INVALID_FILTER, value);
+                self.request.filters.queries.extend(queries);
+            }
+            "_typePostFetchFilterUrl" => {
+                let queries = self.queries(INVALID_POST_FETCH, value);
+                self.request.filters.post_fetch.extend(queries);
+            }
             name if FORMATTING.contains(&name) => {}
             "_since"
             | "_until"
@@ -101,7 +121,7 @@ impl<'a> Reader<'a> {
             _ if again => {}
             _ => self.unsupported(format!(
                 "The parameter {} is not supported; supported are _type, _since, _until, _includeHistory, _elements, \
-                 _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, includeAssociatedData, allowPartialManifests, \
+                 _typeFilter, _typePostFetchFilterUrl, _outputFormat, _exportId, _minimumFileSize, _maximumFileSize, includeAssociatedData, allowPartialManifests, \
                  and patient and organizeOutputBy where it is not the whole system that is exported.",
                 shown(name)
             )),
@@ -135,6 +155,32 @@ impl<'a> Reader<'a> {
                 )),
             }
         }
+    }
+
+    /// The queries of a filter that can be carried out; of any other nothing is left but what is said of it.
+    fn queries(&mut self, invalid: &str, value: &str) -> Vec<Query> {
+        if value.trim().is_empty() {
+            let text = format!("{invalid}, must be in the format [resourceType]?[parameters]: it is empty.");
+            self.invalid(IssueType::Value, text);
+            return Vec::new();
+        }
+        search::listed(value).into_iter().filter_map(|text| self.query(invalid, text)).collect()
+    }
+
+    fn query(&mut self, invalid: &str, text: &str) -> Option<Query> {
+        self.queries += 1;
+        if self.queries > MAX_QUERIES {
+            if self.queries == MAX_QUERIES + 1 {
+                self.invalid(IssueType::TooLong, format!("{invalid}, at most {MAX_QUERIES} queries may be asked."));
+            }
+            return None;
+        }
+        if text.chars().nth(MAX_QUERY).is_some() {
+            let text = format!("{invalid}, a query may have at most {MAX_QUERY} characters: {}", shown(text));
+            self.invalid(IssueType::TooLong, text);
+            return None;
+        }
+        Query::parse(text).map_err(|wrong| self.unsupported(format!("{invalid}, {wrong}"))).ok()
     }
 
     /// A list of references, or of ids.
@@ -189,7 +235,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Left out, the same comes organised by type.
     /// Of two values that do not go together the one that leaves out less counts (rule G7).
     fn associated(&mut self, value: &str) {
         if listed(value).next().is_none() {
@@ -212,6 +257,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Left out, the same comes organised by type.
     fn organize(&mut self, value: &str) {
         let name = value.trim();
         if self.request.level == Level::System {
@@ -281,6 +327,24 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// When all parameters are read: a query of a type that is not exported would have no effect. Of one that the caller
+    /// may not have it is kept: the caller is told that instead.
+    fn resolve_filters(&mut self) {
+        let types = &self.request.types | &self.request.referenced;
+        let is_forbidden = |asked| !self.types_given && !self.terms.granted.allows(asked);
+        let is_exported = |query: &Query| types.contains(&query.resource_type()) || is_forbidden(query.resource_type());
+        let mut without_effect = Vec::new();
+        let Filters { queries, post_fetch } = &mut self.request.filters;
+        for (invalid, queries) in [(INVALID_FILTER, queries), (INVALID_POST_FETCH, post_fetch)] {
+            let others = queries.iter().filter(|query| !is_exported(query)).map(Query::resource_type);
+            without_effect.extend(others.map(|of| format!("{invalid}, {of} resources are not exported.")));
+            queries.retain(is_exported);
+        }
+        for text in without_effect {
+            self.unsupported(text);
+        }
+    }
+
     /// A positiveInt.
     fn file_size(&mut self, name: &str, value: &str) -> Option<u64> {
         let bytes = value.trim().parse().ok().filter(|bytes| *bytes > 0);
@@ -323,6 +387,7 @@ impl<'a> Reader<'a> {
             self.leave_out_of_blocks();
         }
         self.resolve_elements();
+        self.resolve_filters();
         if let (Some(since), Some(until)) = (self.request.since, self.request.until)
             && until < since
         {
@@ -355,6 +420,9 @@ impl<'a> Reader<'a> {
             // Whoever gets what belongs to the members of a Group learns who they are (rule B15).
             needed.insert(ResourceType::GROUP);
         }
+        // A chain tells of what it leads through.
+        needed.extend(self.request.filters.types());
+        needed.extend(self.request.filters.searches().iter().map(Search::resource_type));
         let forbidden: Vec<_> = needed.into_iter().filter(|needed| !granted.allows(*needed)).collect();
         if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden)) }
     }
