@@ -12,7 +12,7 @@
 //! ```text
 //! command   → server, export, binary, resource, database, telemetry, config, fhir
 //! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
-//! http      → export, binary, identity, database, shutdown, config, fhir
+//! http      → export, search, binary, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, config
 //! export    → resource, search, binary, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json

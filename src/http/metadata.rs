@@ -1,7 +1,7 @@
 //! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -13,12 +13,19 @@ use super::error::ApiError;
 use super::response::fhir_response;
 use crate::config::Dialect;
 use crate::fhir::resource_type::ResourceType;
+use crate::search::parameter;
 
 const BULK_DATA: &str = "http://hl7.org/fhir/uv/bulkdata";
 const EXPORT: &str = "-s-export";
 const PATIENT_EXPORT: &str = "Patient-it-export";
 const GROUP_EXPORT: &str = "Group-i-export";
 const POLL_STATUS: &str = "-s-export-poll-status";
+
+/// Every type that an export may contain, with the search parameters that its filters may have (rule J5).
+static EXPORTED: LazyLock<Vec<(ResourceType, Value)>> = LazyLock::new(|| {
+    let exported = |resource_type| (resource_type, exported(resource_type));
+    ResourceType::exportable().map(exported).collect()
+});
 
 /// `[base]/metadata`; open to everybody, as FHIR wants it.
 pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> Response {
@@ -82,7 +89,7 @@ fn statement(app: &App) -> Value {
         "name": "FhirBulkExport",
         "title": "fhir-bulk-export",
         "status": "active",
-        "date": "2026-11-22",
+        "date": "2026-11-24",
         "kind": "instance",
         "instantiates": [format!("{BULK_DATA}/CapabilityStatement/bulk-data")],
         "software": { "name": "fhir-bulk-export" },
@@ -93,7 +100,7 @@ fn statement(app: &App) -> Value {
     })
 }
 
-/// Every type that an export may contain, and Binary, as which the files are read. There is no other read or search.
+/// Every type that an export may contain, and Binary, as which the files are read. There is no other read, nor a search.
 fn resources(base: &str) -> Vec<Value> {
     let binary = json!({
         "type": "Binary",
@@ -102,30 +109,38 @@ fn resources(base: &str) -> Vec<Value> {
         "conditionalRead": "full-support",
         "documentation": "The files of an export: NDJSON, or this resource for Accept: application/fhir+json.",
     });
-    let definition = json!({ "type": "OperationDefinition", "interaction": [{ "code": "read" }] });
-    ResourceType::exportable()
-        .map(|resource_type| match resource_type.as_str() {
-            "OperationDefinition" => definition.clone(),
-            "Patient" => exported_at(base, "Patient", "patient-export", PATIENT_EXPORT),
-            "Group" => exported_at(base, "Group", "group-export", GROUP_EXPORT),
-            name => json!({ "type": name, "documentation": "Exported by the operation export." }),
-        })
-        .chain([binary])
-        .collect()
+    let with_operations = |(resource_type, exported): &(ResourceType, Value)| {
+        let mut exported = exported.clone();
+        match resource_type.as_str() {
+            "OperationDefinition" => exported["interaction"] = json!([{ "code": "read" }]),
+            "Patient" => exported["operation"] = exports(base, "patient-export", PATIENT_EXPORT),
+            "Group" => exported["operation"] = exports(base, "group-export", GROUP_EXPORT),
+            _ => {}
+        }
+        exported
+    };
+    EXPORTED.iter().map(with_operations).chain([binary]).collect()
 }
 
-/// A type at which exports start; `standard` is the HL7 guide's definition of that, and its name there, by which one
-/// conformance suite looks for it, another by `export`; `own` is ours.
-fn exported_at(base: &str, name: &str, standard: &str, own: &str) -> Value {
+fn exported(resource_type: ResourceType) -> Value {
+    let parameters = parameter::of(resource_type).values();
     json!({
-        "type": name,
-        "documentation": "Exported by the operation export.",
-        "operation": [
-            { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
-            { "name": standard, "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
-            { "name": "export", "definition": format!("{base}/OperationDefinition/{own}") },
-        ],
+        "type": resource_type.as_str(),
+        "documentation": "Exported by the operation export, whose _typeFilter takes the search parameters.",
+        "searchParam": parameters
+            .map(|parameter| json!({ "name": parameter.code(), "type": parameter.kind().as_str() }))
+            .collect::<Vec<_>>(),
     })
+}
+
+/// The operations of a type at which exports start; `standard` is the HL7 guide's definition of that, and its name there,
+/// by which one conformance suite looks for it, another by `export`; `own` is ours.
+fn exports(base: &str, standard: &str, own: &str) -> Value {
+    json!([
+        { "name": "export", "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
+        { "name": standard, "definition": format!("{BULK_DATA}/OperationDefinition/{standard}") },
+        { "name": "export", "definition": format!("{base}/OperationDefinition/{own}") },
+    ])
 }
 
 /// A definition of an export; up to STU3 a kick-off may be a GET, so that it does not affect state (rule K27).
@@ -256,6 +271,20 @@ fn export_parameters() -> Vec<Value> {
             "*",
             "Comma-separated elements at the root of a resource, `element` or `Type.element`; mandatory ones come \
             besides. What is cut has the tag SUBSETTED.",
+        ),
+        parameter(
+            "_typeFilter",
+            "string",
+            "*",
+            "[type]?[parameters], a FHIR search as in the CapabilityStatement: of a type that has such, only resources \
+            that match one of them come; other types come whole. Several in one value are separated by a comma. Result \
+            parameters are refused. Deletions are told whether or not what was deleted would have matched.",
+        ),
+        parameter(
+            "_typePostFetchFilterUrl",
+            "string",
+            "*",
+            "As _typeFilter; with both, a resource must match one of either.",
         ),
         parameter(
             "_exportId",

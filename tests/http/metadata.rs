@@ -40,6 +40,18 @@ async fn the_capability_statement_names_what_there_is() {
     let types: Vec<_> =
         rest["resource"].as_array().unwrap().iter().map(|resource| resource["type"].as_str().unwrap()).collect();
     assert_eq!(types.len(), 146);
+    // J5
+    let parameters = |name: &str| -> Vec<(String, String)> {
+        let resource = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == name).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let listed = resource["searchParam"].as_array().unwrap().iter();
+        listed.map(|listed| (text(&listed["name"]), text(&listed["type"]))).collect()
+    };
+    let of_observation = parameters("Observation");
+    for (name, kind) in [("code", "token"), ("_lastUpdated", "date"), ("code-value-quantity", "composite")] {
+        assert!(of_observation.contains(&(name.to_owned(), kind.to_owned())), "{of_observation:?}");
+    }
+    assert!(!parameters("Location").iter().any(|(name, _)| name == "near"), "nothing that cannot be evaluated");
     let binary = rest["resource"].as_array().unwrap().iter().find(|resource| resource["type"] == "Binary").unwrap();
     assert_eq!(binary["interaction"][0]["code"], "read");
     assert_eq!(binary["conditionalRead"], "full-support");
@@ -64,6 +76,8 @@ async fn the_operation_definitions_are_there_and_list_what_is_accepted() {
         ("_until", "2030-01-01T00:00:00Z"),
         ("_includeHistory", "true"),
         ("_elements", "id"),
+        ("_typeFilter", "Patient?active=true"),
+        ("_typePostFetchFilterUrl", "Observation?status=final"),
         ("_exportId", "x"),
         ("_minimumFileSize", "1000"),
         ("_maximumFileSize", "2000000"),
