@@ -23,7 +23,9 @@ async fn types(caller: &Caller) -> Vec<(String, Vec<&'static str>)> {
     let resources = statement["rest"][0]["resource"].as_array().unwrap();
     let by_patient = |resource: &Value| {
         let parameters = resource["searchParam"].as_array().unwrap();
-        let has = |name: &&str| parameters.iter().any(|parameter| parameter["name"] == *name);
+        // The subject of these is no patient.
+        let is_product = resource["type"].as_str().unwrap().starts_with("MedicinalProduct");
+        let has = |name: &&str| !is_product && parameters.iter().any(|parameter| parameter["name"] == *name);
         ["patient", "subject"].into_iter().filter(has).collect()
     };
     let exported = resources.iter().filter(|resource| resource["type"] != "Binary");
