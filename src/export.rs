@@ -11,7 +11,7 @@
 //!
 //! | part state | what it means | next |
 //! |---|---|---|
-//! | pending | waits for a worker; of the stage `referenced`, for all other parts first | running |
+//! | pending | waits for a worker; and first for all parts of the turns before its own | running |
 //! | running | leased to a worker; `attempt` fences it | done, pending (failed, lost or released) |
 //! | done | its files are there, committed with this state | – |
 
@@ -23,6 +23,7 @@ pub(crate) mod claim;
 mod coverage;
 mod deadline;
 mod elements;
+mod found;
 mod gate;
 pub(crate) mod governor;
 pub(crate) mod job;
@@ -36,8 +37,10 @@ mod referenced;
 mod remark;
 pub(crate) mod request;
 mod run;
+mod seek;
 mod sink;
 mod trouble;
+mod unreadable;
 pub(crate) mod worker;
 
 use std::time::Duration;

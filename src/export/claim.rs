@@ -1,5 +1,6 @@
 //! Who works on what next: jobs in turn, of each the largest part that nobody works on.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
@@ -80,11 +81,7 @@ async fn jobs_in_turn(pool: &PgPool, max_bytes: i64) -> Result<Vec<InTurn>, sqlx
             where part.job_id = job.id and part.state <> 'done' and part.estimated_bytes <= $1
                 and part.not_before <= clock_timestamp()
                 and (part.state = 'pending' or part.lease_until < clock_timestamp())
-                -- What is referred to is known when all else is done.
-                and (part.stage <> 'referenced' or not exists (
-                    select from export_part as first
-                    where first.job_id = part.job_id and first.stage <> 'referenced' and first.state <> 'done'
-                ))
+                and part.turn = (select turn from export_turn as due where due.job_id = job.id)
         )
         order by
             -- Owners in turn, also over jobs that are done: else many small ones would come before one that is large.
@@ -119,10 +116,7 @@ async fn claim_of(
             where job_id = $1 and state <> 'done' and estimated_bytes <= $2
                 and not_before <= clock_timestamp()
                 and (state = 'pending' or lease_until < clock_timestamp())
-                and (stage <> 'referenced' or not exists (
-                    select from export_part as first
-                    where first.job_id = $1 and first.stage <> 'referenced' and first.state <> 'done'
-                ))
+                and turn = (select turn from export_turn as due where due.job_id = $1)
             -- The large ones first, so that none is left alone at the end.
             order by estimated_bytes desc, ordinal
             limit 1
@@ -157,11 +151,11 @@ async fn claim_of(
 
 fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
     let stage = Stage::from(claimed.stage.as_str());
+    let window = job.request.window(job.transaction_time, job.history_floor);
     let (cohort, window) = match stage {
+        Stage::Search => (Cohort::Everything, window.whenever()),
         Stage::Referenced => (Cohort::Referenced(job.id), job.request.context_window(job.transaction_time)),
-        Stage::Output | Stage::Deleted => {
-            (job.request.cohort(job.id), job.request.window(job.transaction_time, job.history_floor))
-        }
+        Stage::Output | Stage::Associated | Stage::Deleted => (job.request.cohort(job.id), window),
     };
     Lease {
         job: job.id,
@@ -173,8 +167,9 @@ fn lease_of(job: &InTurn, claimed: Claimed, config: &config::Export) -> Lease {
         keys: claimed.key_from..claimed.key_to,
         cohort,
         window,
-        about: job.request.about(),
-        referenced: (stage == Stage::Output).then(|| job.request.wanted_references()).flatten(),
+        about: if stage == Stage::Search { None } else { job.request.about(job.id) },
+        referenced: if stage.is_referring() { job.request.wanted_references() } else { None },
+        noted: if stage == Stage::Output { job.request.noted() } else { BTreeSet::new() },
         elements: job.request.elements.clone(),
         filters: job.request.filters.clone(),
         by_patient: job.request.by_patient,
@@ -243,12 +238,10 @@ pub(super) async fn next_due(pool: &PgPool, appetite: Appetite) -> Result<Option
             select greatest(lease_until, not_before) as due from export_job where state = 'accepted'
             union all
             select case part.state when 'running' then part.lease_until else part.not_before end
-            from export_part as part join export_job as job on job.id = part.job_id
+            from export_job as job
+            join export_turn as due on due.job_id = job.id
+            join export_part as part on part.job_id = job.id and part.turn = due.turn
             where job.state = 'running' and part.state <> 'done' and part.estimated_bytes <= $1
-                and (part.stage <> 'referenced' or not exists (
-                    select from export_part as first
-                    where first.job_id = part.job_id and first.stage <> 'referenced' and first.state <> 'done'
-                ))
         ) as unfinished"#,
         appetite.max_bytes()
     )

@@ -10,7 +10,9 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::part::Stage;
+use super::request::ExportRequest;
 use crate::binary;
+use crate::fhir::resource_type::ResourceType;
 use crate::resource::sample::ALL_KEYS;
 
 /// A part that is done.
@@ -28,9 +30,7 @@ struct Done {
 pub(super) async fn gap(connection: &mut PgConnection, job: Uuid) -> Result<Option<String>, sqlx::Error> {
     let planned = sqlx::query!(
         r#"-- export.coverage.planned
-        select planned_types, request ->> 'since' is not null as "has_deletions!",
-            coalesce(request -> 'referenced', '[]') as "referenced!: Json<BTreeSet<String>>"
-        from export_job where id = $1"#,
+        select planned_types, request as "request: Json<ExportRequest>" from export_job where id = $1"#,
         job
     )
     .fetch_one(&mut *connection)
@@ -46,12 +46,29 @@ pub(super) async fn gap(connection: &mut PgConnection, job: Uuid) -> Result<Opti
     .await?;
     let stored = binary::resources_by_part(connection, job).await?;
     // A job that was planned by a version without this check has no such list.
-    let types = planned.planned_types.unwrap_or_default();
-    let (referenced, types): (Vec<_>, Vec<_>) =
-        types.into_iter().partition(|planned_type| planned.referenced.contains(planned_type));
-    let stages: &[Stage] = if planned.has_deletions { &[Stage::Output, Stage::Deleted] } else { &[Stage::Output] };
-    let planned = [(stages, types), (&[Stage::Referenced], referenced)];
+    let planned = stages(planned.planned_types.unwrap_or_default(), &planned.request);
     Ok(keys_gap(&planned, &parts).or_else(|| resources_gap(&parts, &stored)))
+}
+
+/// The stages of each planned type.
+fn stages(planned_types: Vec<String>, request: &ExportRequest) -> Vec<(&'static [Stage], Vec<String>)> {
+    if planned_types.is_empty() {
+        return Vec::new();
+    }
+    let is_of = |types: &BTreeSet<ResourceType>, name: &String| types.iter().any(|listed| listed.as_str() == name);
+    let (referenced, types): (Vec<_>, Vec<_>) =
+        planned_types.into_iter().partition(|name| is_of(&request.referenced, name));
+    let (associated, output): (Vec<_>, Vec<_>) =
+        types.iter().cloned().partition(|name| is_of(&request.associated_later(), name));
+    let searched = request.searched().iter().map(ToString::to_string).collect();
+    let deleted = if request.since.is_some() { types } else { Vec::new() };
+    vec![
+        (&[Stage::Search], searched),
+        (&[Stage::Output], output),
+        (&[Stage::Deleted], deleted),
+        (&[Stage::Associated], associated),
+        (&[Stage::Referenced], referenced),
+    ]
 }
 
 /// Every planned type in every of its stages, and every type of a part, has all keys, each once.

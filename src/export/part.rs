@@ -1,5 +1,6 @@
 //! The parts of a job and the lease on one: whoever writes for a part holds its lease, and every write checks it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -26,15 +27,19 @@ use crate::resource::associated::About;
 use crate::resource::cohort::{self, Cohort};
 use crate::resource::compartment::Compartments;
 use crate::resource::read::{Slice, Window};
-use crate::search::Filters;
+use crate::search::{Filters, Narrowed};
 
-/// What a part puts out.
+/// What a part puts out. Those of a later turn wait for those before (migration 14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// Nothing: it finds what the filters look for elsewhere.
+    Search,
     /// The resources.
     Output,
     /// The deletions since `_since`.
     Deleted,
+    /// The Provenances of what the filters have let through.
+    Associated,
     /// The resources to which those of the output refer.
     Referenced,
 }
@@ -42,23 +47,35 @@ pub(super) enum Stage {
 impl From<&str> for Stage {
     /// The column has a check constraint; besides these there is only `outcome`, which nobody works on.
     fn from(text: &str) -> Self {
-        [Self::Deleted, Self::Referenced].into_iter().find(|stage| stage.as_str() == text).unwrap_or(Self::Output)
+        [Self::Search, Self::Deleted, Self::Associated, Self::Referenced]
+            .into_iter()
+            .find(|stage| stage.as_str() == text)
+            .unwrap_or(Self::Output)
     }
 }
 
 impl Stage {
     pub(super) fn as_str(self) -> &'static str {
         match self {
+            Self::Search => "search",
             Self::Output => "output",
             Self::Deleted => "deleted",
+            Self::Associated => "associated",
             Self::Referenced => "referenced",
         }
     }
 
+    /// Whether what it puts out is followed to what that refers to.
+    pub(super) fn is_referring(self) -> bool {
+        matches!(self, Self::Output | Self::Associated)
+    }
+
+    /// Of what its files are. What a search has to say is about resources that it could not read.
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::Output | Self::Referenced => Kind::Output,
+            Self::Output | Self::Associated | Self::Referenced => Kind::Output,
             Self::Deleted => Kind::Deleted,
+            Self::Search => Kind::Outcome,
         }
     }
 }
@@ -92,6 +109,8 @@ pub(super) struct Lease {
     pub(super) referenced: Option<Wanted>,
     pub(super) elements: ElementList,
     pub(super) filters: Filters,
+    /// The types of which it is noted what comes out.
+    pub(super) noted: BTreeSet<ResourceType>,
     /// Its keys are those of Patients, and their compartments come one after the other.
     pub(super) by_patient: bool,
     pub(super) file_size: FileSize,
@@ -114,33 +133,47 @@ pub(super) fn sessions_on(job: Uuid, ordinal: i32) -> String {
 impl Lease {
     /// The rows that make the part.
     pub(super) async fn rows(&self, reader: &mut PgConnection) -> Result<Rows, Error> {
-        let (types, keys, window) = (self.types()?, self.keys.clone(), self.window);
         if self.by_patient && self.stage == Stage::Output {
             cohort::by_index(reader).await?;
             return Ok(Rows::ByPatient(Compartments::of(
                 self.job,
                 self.cohort,
-                types,
-                keys,
-                window,
+                self.types()?,
+                self.keys.clone(),
+                self.window,
                 self.about.clone(),
             )));
         }
+        Ok(Rows::ByType(self.slices(reader).await?))
+    }
+
+    /// The same, type by type.
+    pub(super) async fn slices(&self, reader: &mut PgConnection) -> Result<Vec<Slice>, Error> {
         let access = self.cohort.access(reader).await?;
         let slice = |resource_type| Slice {
             resource_type,
-            keys: keys.clone(),
-            window,
+            keys: self.keys.clone(),
+            window: self.window,
             access,
             about: self.about.clone(),
-            narrowed: self.filters.of(resource_type).map(|filter| filter.narrowed().clone()).unwrap_or_default(),
+            narrowed: self.narrowed(resource_type),
         };
-        Ok(Rows::ByType(types.into_iter().map(slice).collect()))
+        Ok(self.types()?.into_iter().map(slice).collect())
+    }
+
+    /// Where the resources are that may come out. A search looks at all of them.
+    fn narrowed(&self, resource_type: ResourceType) -> Narrowed {
+        let filter = self.filters.of(resource_type).filter(|_| self.stage != Stage::Search);
+        filter.map(|filter| filter.narrowed().clone()).unwrap_or_default()
     }
 
     /// What is asked of the resources of a type.
     pub(super) fn asked(&self, resource_type: ResourceType) -> Asked {
-        Asked { filter: self.filters.of(resource_type), subset: self.elements.subset(resource_type) }
+        Asked {
+            filter: self.filters.of(resource_type),
+            subset: self.elements.subset(resource_type),
+            noted: self.noted.contains(&resource_type).then_some(resource_type),
+        }
     }
 
     /// A type that this version does not know may have been planned by a newer one: it is not left out.
@@ -313,21 +346,24 @@ impl Leased for Lease {
     }
 }
 
-/// Completes the job when no part is left, and fails it if its parts are not the whole; wakes the workers when only
-/// those parts are left that have waited for all others. The job's row is locked by this transaction.
+/// Completes the job when no part is left, and fails it if its parts are not the whole; wakes the workers when those are
+/// left that have waited for the others. The job's row is locked by this transaction.
 pub(super) async fn complete_job_if_done(
     transaction: &mut PgConnection,
     job: Uuid,
     retention: Duration,
 ) -> Result<(), Error> {
-    let only_referenced_are_left = sqlx::query_scalar!(
-        "-- export.part.left
-        select bool_and(stage = 'referenced') from export_part where job_id = $1 and state <> 'done'",
+    let begins = sqlx::query_scalar!(
+        r#"-- export.part.turn_begins
+        select not exists (
+            select from export_part as part where part.job_id = $1 and part.turn = due.turn and part.state = 'done'
+        ) as "begins!"
+        from export_turn as due where due.job_id = $1"#,
         job
     )
-    .fetch_one(&mut *transaction)
+    .fetch_optional(&mut *transaction)
     .await?;
-    match only_referenced_are_left {
+    match begins {
         Some(true) => return Ok(announce_work(transaction).await?),
         Some(false) => return Ok(()),
         None => {}

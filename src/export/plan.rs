@@ -31,7 +31,7 @@ use crate::resource::cohort::{self, Access};
 use crate::resource::compartment::Compartments;
 pub(crate) use crate::resource::index::are_complete as can_organize;
 use crate::resource::read::Window;
-use crate::resource::sample::{ALL_KEYS, Sample, filled};
+use crate::resource::sample::{ALL_KEYS, Sample, filled, sizes};
 
 /// Bytes of a page of Postgres, unless it was built otherwise: for estimates.
 const PAGE: i64 = 8192;
@@ -202,7 +202,12 @@ impl Planning {
         let mut parts = if self.request.by_patient {
             parts_by_patient(&mut transaction, &filled, window, access, part_size).await?
         } else {
-            parts_by_type(&mut transaction, &filled, window, access, part_size).await?
+            let later = self.request.associated_later();
+            let (later, now): (Vec<_>, Vec<_>) =
+                filled.iter().copied().partition(|(resource_type, _)| later.contains(resource_type));
+            let later = parts_by_type(&mut transaction, &later, window, access, part_size).await?;
+            let now = parts_by_type(&mut transaction, &now, window, access, part_size).await?;
+            now.into_iter().chain(of_stage(Stage::Associated, later)).collect()
         };
         parts.extend(deletions(&filled, window));
         // How much will come of what is referred to is not known: it is not counted.
@@ -210,8 +215,12 @@ impl Planning {
         if !parts.is_empty() {
             parts.extend(self.referenced_parts(&mut transaction).await?);
         }
-        let planned: BTreeSet<&str> = parts.iter().flat_map(|part| &part.types).map(|listed| listed.as_str()).collect();
+        let planned: BTreeSet<&'static str> =
+            parts.iter().flat_map(|part| &part.types).map(|listed| listed.as_str()).collect();
         self.start(&mut transaction, &planned.into_iter().collect::<Vec<_>>()).await?;
+        if !parts.is_empty() {
+            parts.extend(self.search_parts(&mut transaction, window, part_size).await?);
+        }
         Volume::take(&mut transaction, self.job, bytes).await?;
         store(&mut transaction, self.job, &parts).await?;
         if !remarks.is_empty() {
@@ -262,6 +271,20 @@ impl Planning {
             resources: 0,
             bytes: pages.saturating_mul(PAGE),
         }))
+    }
+
+    /// For what the filters look for elsewhere: all there is of the types in which they do, whosever it is. A type of which
+    /// there is nothing has its part, too: so it follows from the request which there are.
+    async fn search_parts(
+        &self,
+        transaction: &mut PgConnection,
+        window: Window,
+        part_size: u64,
+    ) -> Result<impl Iterator<Item = Planned>, Error> {
+        let types: Vec<ResourceType> = self.request.searched().into_iter().collect();
+        let sizes = sizes(transaction, &types).await?;
+        let parts = parts_by_type(transaction, &sizes, window.whenever(), Access::Everything, part_size).await?;
+        Ok(of_stage(Stage::Search, parts))
     }
 
     /// The transaction time is kept with the job as it is taken, so that whoever plans again takes no other; with it
@@ -387,6 +410,10 @@ async fn parts_by_patient(
     let target = i64::try_from(part_size).unwrap_or(i64::MAX);
     let types: Vec<ResourceType> = filled.iter().map(|(resource_type, _)| *resource_type).collect();
     Ok(of_ranges(&types, patients.cut(bytes / target + 1), resources, bytes))
+}
+
+fn of_stage(stage: Stage, parts: Vec<Planned>) -> impl Iterator<Item = Planned> {
+    parts.into_iter().map(move |part| Planned { stage, ..part })
 }
 
 /// Parts of the same types that share the work evenly.

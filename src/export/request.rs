@@ -19,10 +19,10 @@ use crate::fhir::parameters::Parameter;
 use crate::fhir::reference::PatientBases;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::TypeGrant;
-use crate::resource::associated::{About, Associated};
+use crate::resource::associated::{About, Associated, Filtered};
 use crate::resource::cohort::Cohort;
 use crate::resource::read::Window;
-use crate::search::Filters;
+use crate::search::{Filters, Search};
 
 /// A part is done by one worker, at once or not at all: no client may make it larger than for files of this size.
 const LARGEST_MINIMUM: u64 = 1 << 30;
@@ -156,9 +156,27 @@ impl ExportRequest {
         (!self.referenced.is_empty()).then(|| Wanted { types: self.referenced.clone(), base: base.to_owned() })
     }
 
+    /// The types of which all is read first, for the sake of the filters.
+    pub(super) fn searched(&self) -> BTreeSet<ResourceType> {
+        self.filters.searches().iter().map(Search::resource_type).collect()
+    }
+
     /// What Provenances have to be about, if not all come.
-    pub(super) fn about(&self) -> Option<About> {
-        self.associated.map(|associated| About::of(associated, self.types.iter().copied()))
+    pub(super) fn about(&self, job: Uuid) -> Option<About> {
+        let filtered = Filtered { job, types: self.noted().into_iter().collect() };
+        self.associated.map(|associated| About::of(associated, self.types.iter().copied(), filtered))
+    }
+
+    /// The types of which is noted what the filters let through: Provenances come for the sake of that.
+    pub(super) fn noted(&self) -> BTreeSet<ResourceType> {
+        let mut types = &self.filters.types() & &self.types;
+        types.retain(|filtered| *filtered != ResourceType::PROVENANCE && self.associated.is_some());
+        types
+    }
+
+    /// The types that come when that is known.
+    pub(super) fn associated_later(&self) -> BTreeSet<ResourceType> {
+        if self.noted().is_empty() { BTreeSet::new() } else { [ResourceType::PROVENANCE].into() }
     }
 
     /// When files end. With a minimum they do with their part, or where the maximum wants it.

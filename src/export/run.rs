@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::block::read_blocks;
+use super::found::{self, Finds, Known};
 use super::gate::{Asked, Gate};
 use super::governor::Paced;
 use super::part::{Lease, Rows, Stage};
-use super::referenced::{self, Batch, Collector};
+use super::referenced::{self, Collector};
 use super::remark::remark;
+use super::seek::seek;
 use super::sink::{Sink, Stopped};
 use super::worker::Workers;
 use crate::binary::Unwritten;
@@ -55,13 +57,33 @@ async fn run_on(
     lease: &Lease,
 ) -> Result<(), Error> {
     lease.name_sessions([reader, writer]).await?;
+    match lease.stage {
+        Stage::Search => seek(reader, writer, workers, lease).await,
+        _ => put_out(reader, writer, workers, lease).await,
+    }
+}
+
+async fn put_out(
+    reader: &mut PgConnection,
+    writer: &mut PgConnection,
+    workers: &Workers,
+    lease: &Lease,
+) -> Result<(), Error> {
     let rows = lease.rows(reader).await?;
     let mut files = Files::new(lease.place(writer).await?);
     let mut transaction = writer.begin().await?;
     let (lines, mut chunks, compressor) = pipeline(lease.file_size);
     let (references, mut batches) = lease.referenced.clone().map(Collector::of).unzip();
-    let gate = Gate::of(Context { at: lease.window.at, bases: workers.patient_bases.clone() });
-    let mut sink = Sink { gate, lines, references, examined: &lease.examined, paced: Paced::new(&workers.governor) };
+    let (finds, mut found) = (!lease.noted.is_empty()).then(Finds::new).unzip();
+    let context = Context { at: lease.window.at, bases: workers.patient_bases.clone() };
+    let mut sink = Sink {
+        gate: Gate::of(context, Known::of(&workers.pool, lease.job)),
+        lines,
+        references,
+        finds,
+        examined: &lease.examined,
+        paced: Paced::new(&workers.governor),
+    };
 
     let read = async move {
         match read_rows(reader, lease, &rows, &mut sink).await {
@@ -75,6 +97,7 @@ async fn run_on(
             tokio::select! {
                 Some(packed) = chunks.recv() => files.write(&mut transaction, packed).await?,
                 Some(batch) = next(&mut batches) => referenced::store(&mut transaction, lease.job, &batch).await?,
+                Some(batch) = next(&mut found) => found::store(&mut transaction, lease.job, &batch).await?,
                 else => return Ok::<_, Error>(()),
             }
         }
@@ -97,8 +120,8 @@ async fn run_on(
     Ok(())
 }
 
-/// The next batch of references, if any are collected.
-async fn next(batches: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
+/// The next batch of what is collected, if anything is.
+async fn next<T>(batches: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
     batches.as_mut()?.recv().await
 }
 
@@ -119,14 +142,15 @@ async fn read_rows(reader: &mut PgConnection, lease: &Lease, rows: &Rows, sink: 
     };
     for slice in slices {
         match lease.stage {
-            Stage::Output | Stage::Referenced => {
-                read_resources(reader, slice, &lease.asked(slice.resource_type), sink).await?
-            }
             Stage::Deleted => read_deletions(reader, slice, sink).await?,
+            _ => read_resources(reader, slice, &lease.asked(slice.resource_type), sink).await?,
         }
     }
     if let Some(references) = &mut sink.references {
         references.pass_on().await?;
+    }
+    if let Some(finds) = &mut sink.finds {
+        finds.pass_on().await?;
     }
     // Deletions of all types share their files.
     Ok(sink.lines.end_file(DELETIONS).await?)
@@ -157,7 +181,7 @@ async fn read_resources(
         if asked.is_nothing() {
             read_in_pieces(reader, slice, key, sink).await?;
         } else {
-            let body = read_whole(reader, slice, key, sink).await?;
+            let body = read_whole(reader, slice, key, &mut sink.paced).await?;
             sink.put(&body, asked, type_name).await?;
         }
     }
@@ -185,15 +209,15 @@ async fn read_in_pieces(
 /// A long resource that is to be cut, or judged: how long it will be, and whether it comes at all, must be known before its
 /// line begins, and its end decides. So a worker has one of them in memory at a time, which is at most
 /// `store.max_resource`; what is cut of it is no copy.
-async fn read_whole(
+pub(super) async fn read_whole(
     reader: &mut PgConnection,
     slice: &Slice,
     key: i64,
-    sink: &mut Sink<'_>,
-) -> Result<Vec<u8>, Stopped> {
+    paced: &mut Paced<'_>,
+) -> Result<Vec<u8>, sqlx::Error> {
     let mut body = Vec::new();
     let mut pieces = Pieces::of(slice, reader, key);
-    while let Some(piece) = pieces.next(&mut sink.paced).await? {
+    while let Some(piece) = pieces.next(paced).await? {
         if piece.offset == 0 {
             body.reserve_exact(piece.of.unsigned_abs() as usize);
         }

@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::found::Finds;
 use super::gate::{Asked, Gate};
 use super::governor::Paced;
 use super::referenced::Collector;
 use crate::binary::ndjson::{Gone, Lines};
-use crate::resource::body::Subset;
+use crate::resource::associated::COMES_OUT;
+use crate::resource::body::{Subset, id_in};
 
 /// Why reading ended early.
 pub(super) enum Stopped {
@@ -29,10 +31,12 @@ impl From<Gone> for Stopped {
 
 /// Where what is read goes.
 pub(super) struct Sink<'a> {
-    pub(super) gate: Gate,
+    pub(super) gate: Gate<'a>,
     pub(super) lines: Lines,
     /// Notes what they refer to, if that is to come, too.
     pub(super) references: Option<Collector>,
+    /// Notes what comes out.
+    pub(super) finds: Option<Finds>,
     /// Counts the resources that were read.
     pub(super) examined: &'a AtomicI64,
     pub(super) paced: Paced<'a>,
@@ -46,6 +50,10 @@ impl Sink<'_> {
         {
             self.examined.fetch_add(1, Ordering::Relaxed);
             return Ok(());
+        }
+        if let (Some(finds), Some(resource_type)) = (&mut self.finds, asked.noted) {
+            let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            finds.note(COMES_OUT, resource_type, id_in(body).to_owned()).await?;
         }
         match &asked.subset {
             None => Ok(self.push(body, resource_type).await?),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
 
 use super::cohort::{Access, TARGETS, push_targets};
 use super::read::{Window, partition};
@@ -23,7 +24,18 @@ pub(crate) struct About {
     pub(crate) associated: Associated,
     /// The types that come out.
     pub(crate) types: Vec<ResourceType>,
+    pub(crate) filtered: Filtered,
 }
+
+/// Of these types the resources come out that are noted in `export_found`.
+#[derive(Debug, Clone)]
+pub(crate) struct Filtered {
+    pub(crate) job: Uuid,
+    pub(crate) types: Vec<ResourceType>,
+}
+
+/// In `export_found` the number of what comes out itself.
+pub(crate) const COMES_OUT: i32 = -1;
 
 /// To whom something has to belong to come out.
 #[derive(Clone, Copy)]
@@ -35,8 +47,13 @@ pub(super) enum Owner {
 
 impl About {
     /// Those of an export of these types.
-    pub(crate) fn of(associated: Associated, types: impl IntoIterator<Item = ResourceType>) -> Self {
-        Self { associated, types: types.into_iter().filter(|listed| *listed != ResourceType::PROVENANCE).collect() }
+    pub(crate) fn of(
+        associated: Associated,
+        types: impl IntoIterator<Item = ResourceType>,
+        filtered: Filtered,
+    ) -> Self {
+        let types = types.into_iter().filter(|listed| *listed != ResourceType::PROVENANCE).collect();
+        Self { associated, types, filtered }
     }
 
     /// Adds that the Provenance under way is about something that comes out, whenever it was changed itself.
@@ -54,10 +71,24 @@ impl About {
         if let Some(until) = window.until {
             query.push(" and version.last_updated < ").push_bind(until);
         }
+        self.filtered.push_comes_out(query);
         if self.associated == Associated::Latest {
             push_is_latest(query, window);
         }
         query.push(")");
+    }
+}
+
+impl Filtered {
+    fn push_comes_out(&self, query: &mut QueryBuilder<Postgres>) {
+        if self.types.is_empty() {
+            return;
+        }
+        query.push(" and (version.resource_type <> all(");
+        query.push_bind(self.types.iter().map(|listed| listed.as_str()).collect::<Vec<_>>());
+        query.push(") or exists (select from export_found as found where found.job_id = ").push_bind(self.job);
+        query.push(" and found.search = ").push_bind(COMES_OUT);
+        query.push(" and found.resource_type = version.resource_type and found.resource_id = version.id offset 0))");
     }
 }
 

@@ -48,6 +48,16 @@ pub struct Resource {
     targets: Option<Vec<String>>,
 }
 
+/// The id in a body: it stands where [`Resource::body`] has put it.
+pub(crate) fn id_in(body: &str) -> &str {
+    body.split('"').nth(7).unwrap_or_default()
+}
+
+/// Type and id in a body: `Patient/1`.
+pub(crate) fn name_in(body: &str) -> String {
+    format!("{}/{}", body.split('"').nth(3).unwrap_or_default(), id_in(body))
+}
+
 impl Resource {
     /// Takes the JSON text of one resource apart.
     pub fn parse(text: &[u8], bases: &PatientBases) -> Result<Self, Refused> {

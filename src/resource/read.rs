@@ -32,7 +32,7 @@ pub(crate) struct Window {
 
 impl Window {
     /// The state at the transaction time, whenever anything changed.
-    pub(super) fn whenever(self) -> Self {
+    pub(crate) fn whenever(self) -> Self {
         Self { since: None, until: None, history: None, ..self }
     }
 

@@ -31,6 +31,16 @@ pub(crate) async fn filled(
     connection: &mut PgConnection,
     types: &[ResourceType],
 ) -> Result<Vec<(ResourceType, i64)>, sqlx::Error> {
+    let mut sizes = sizes(connection, types).await?;
+    sizes.retain(|(_, pages)| *pages > 0);
+    Ok(sizes)
+}
+
+/// These types with their size in pages.
+pub(crate) async fn sizes(
+    connection: &mut PgConnection,
+    types: &[ResourceType],
+) -> Result<Vec<(ResourceType, i64)>, sqlx::Error> {
     let partitions: Vec<String> = types.iter().copied().map(partition).collect();
     let pages = sqlx::query_scalar!(
         r#"-- resource.sample.pages
@@ -41,7 +51,7 @@ pub(crate) async fn filled(
     )
     .fetch_all(connection)
     .await?;
-    Ok(types.iter().copied().zip(pages).filter(|(_, pages)| *pages > 0).collect())
+    Ok(types.iter().copied().zip(pages).collect())
 }
 
 impl Sample {

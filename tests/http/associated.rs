@@ -110,3 +110,78 @@ async fn it_follows_what_has_changed() {
     }
     assert!(text.contains(r#""id":"never""#) && !text.contains(r#""id":"of-a""#), "{text}");
 }
+
+// B.4, G7, G9: filters come first, then Provenance of what they have let through; and what that refers to
+#[tokio::test]
+async fn it_follows_what_filters_let_through() {
+    let database = Database::create().await;
+    database.put(&RESOURCES).await;
+    database
+        .put(&[
+            r#"{"resourceType":"Practitioner","id":"author"}"#,
+            r#"{"resourceType":"Provenance","id":"of-ob","recorded":"2024-01-01T00:00:00Z","target":[{"reference":"Observation/ob"}],"agent":[{"who":{"reference":"Practitioner/author"}}]}"#,
+        ])
+        .await;
+    let server = Server::start_with(&database, &[("include.referenced", r#"["Practitioner"]"#)]).await;
+    let anybody = server.anybody();
+    for (path, filters, provenances, others) in [
+        ("/$export?_type=Observation", vec!["Observation?_id=oa"], "first last never", "Observation/oa"),
+        ("/$export?_type=Observation", vec!["Observation?_id=ob"], "never of-ob", "Observation/ob"),
+        ("/$export?_type=Observation", vec!["Observation?_id=none"], "", ""),
+        // Those of types that are not filtered come as ever.
+        (
+            "/$export?_type=Observation,Device",
+            vec!["Observation?_id=ob"],
+            "never of-d of-ob",
+            "Device/d Observation/ob",
+        ),
+        (
+            "/$export?_type=Observation,Patient",
+            vec!["Observation?patient=Patient/b", "Patient?_id=a"],
+            "never of-a of-ob",
+            "Observation/ob Patient/a",
+        ),
+        // They may be filtered themselves.
+        (
+            "/$export?_type=Observation",
+            vec!["Observation?_id=oa", "Provenance?_id=first,of-ob"],
+            "first",
+            "Observation/oa",
+        ),
+        ("/Patient/b/$export?", vec!["Observation?_id=oa"], "", "Patient/b"),
+        (
+            "/Patient/$export?",
+            vec!["Observation?_id=ob", "Patient?_id=none"],
+            "never of-ob",
+            "Observation/ob Practitioner/author",
+        ),
+    ] {
+        let mut query = vec![("includeAssociatedData", "RelevantProvenanceResources")];
+        query.extend(filters.iter().map(|filter| ("_typeFilter", *filter)));
+        let manifest = anybody.accepted(anybody.export_at(path).query(&query)).await.completed().await;
+        let names: Vec<String> = manifest.resources().await.into_keys().collect();
+        let (of_provenance, rest): (Vec<_>, Vec<_>) =
+            names.iter().map(String::as_str).partition(|name| name.starts_with("Provenance/"));
+        let found = of_provenance.join(" ").replace("Provenance/", "");
+        assert_eq!((found.as_str(), rest.join(" ").as_str()), (provenances, others), "{path}, {filters:?}");
+    }
+}
+
+// B17, G10
+#[tokio::test]
+async fn with_filters_it_does_not_come_in_blocks() {
+    let (_database, server) = set_up().await;
+    let anybody = server.anybody();
+    let query = [("organizeOutputBy", "Patient"), ("_typeFilter", "Observation?_id=oa")];
+    let asked = || anybody.export_at(&format!("/Patient/$export?{LATEST}")).query(&query);
+    let text = anybody.refused(asked(), 400).await;
+    assert!(text.contains("not-supported: organizeOutputBy: Patient does not go with"), "{text}");
+    let lenient = asked().header("prefer", "handling=lenient");
+    let manifest = anybody.accepted(lenient).await.completed().await;
+    let names: Vec<String> = manifest.resources().await.into_keys().collect();
+    assert_eq!(names.join(" "), "Observation/oa Patient/a Patient/b Provenance/last Provenance/of-a");
+    assert!(manifest.lines("error").await[0].1.contains("does not go with"), "{:?}", manifest.json);
+    // Without filters, or without Provenance for its sake, they do.
+    let blocks = format!("/Patient/$export?organizeOutputBy=Patient&{LATEST}");
+    anybody.accepted(anybody.export_at(&blocks)).await.completed().await;
+}

@@ -14,6 +14,7 @@ mod associated;
 mod support;
 
 mod cancel;
+mod chained_filter;
 mod complete;
 mod conditional;
 mod cors;

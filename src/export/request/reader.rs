@@ -345,6 +345,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The Provenances in a block are about what comes out. What that is, filters decide; it is known when all blocks are
+    /// there.
+    fn organize_by_type_if_needed(&mut self) {
+        if self.request.by_patient && !self.request.noted().is_empty() {
+            self.request.by_patient = false;
+            self.unsupported(
+                "organizeOutputBy: Patient does not go with both includeAssociatedData and filters of other types than \
+                 Provenance."
+                    .to_owned(),
+            );
+        }
+    }
+
     /// A positiveInt.
     fn file_size(&mut self, name: &str, value: &str) -> Option<u64> {
         let bytes = value.trim().parse().ok().filter(|bytes| *bytes > 0);
@@ -383,6 +396,7 @@ impl<'a> Reader<'a> {
         if self.request.associated.is_some() && !self.request.types.is_empty() {
             self.request.types.insert(ResourceType::PROVENANCE);
         }
+        self.organize_by_type_if_needed();
         if self.request.by_patient {
             self.leave_out_of_blocks();
         }
