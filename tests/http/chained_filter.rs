@@ -17,8 +17,9 @@ fn observation(id: &str, code: &str, subject: &str, performer: &str) -> String {
 }
 
 async fn kick_off(caller: &Caller, path: &str, filters: &[&str]) -> Job {
-    let filters: Vec<_> = filters.iter().map(|filter| ("_typeFilter", *filter)).collect();
-    caller.accepted(caller.export_at(path).query(&filters)).await
+    let encoded = |filter: &&str| format!("&_typeFilter={}", filter.replace('&', "%26").replace('|', "%7C"));
+    let filters: String = filters.iter().map(encoded).collect();
+    caller.accepted(caller.export_at(&format!("{path}{filters}"))).await
 }
 
 /// What comes out, `Type/id`.
