@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::data;
 use crate::postgres::Postgres;
 use crate::report::{Bar, Report, median};
-use crate::server::{Server, load};
+use crate::server::{Server, store};
 use crate::{Options, Result, Timed};
 
 /// Of all as one Group to the patient level.
@@ -23,14 +23,11 @@ pub async fn measure(options: &Options, folder: &Path, report: &mut Report) -> R
     let files = folder.join("patients");
     data::write_patients(&files, patients, &groups)?;
     let postgres = Postgres::start(&folder.join("postgres"))?;
-    let database = postgres.create("levels").await?;
-    let loaded = load(&database, &files).await?;
-    std::fs::remove_dir_all(&files)?;
+    let Timed { value: database, seconds: loaded } = store(&postgres, "levels", &files).await?;
     let resources = patients * data::OF_A_PATIENT;
     report.fact("patients", patients);
     report.fact("resources", resources);
-    report.row("levels", "load", "resources/s", &[(resources + groups.len()) as f64 / loaded.seconds]);
-    database.settle().await?;
+    report.row("levels", "load", "resources/s", &[(resources + groups.len()) as f64 / loaded]);
     let server = Server::start(&database).await?;
     let paths: Vec<(String, String)> = [("the system".to_owned(), "$export?".to_owned())]
         .into_iter()

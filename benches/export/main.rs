@@ -12,8 +12,10 @@
     reason = "a program for developers"
 )]
 
+mod builds;
 mod client;
 mod data;
+mod filters;
 mod levels;
 mod measure;
 mod postgres;
@@ -55,6 +57,12 @@ pub struct Options {
     /// Patients in the store for that
     #[arg(long, default_value_t = 100_000)]
     patients: usize,
+    /// Measure exports with filters next to those without, and nothing else
+    #[arg(long)]
+    filters: bool,
+    /// Measure exports next to those of another build of the server, such as the version before, and nothing else
+    #[arg(long, value_name = "BINARY")]
+    against: Option<PathBuf>,
     /// Write the measurements to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,6 +99,12 @@ async fn main() -> Result<()> {
     if options.levels {
         report.fact("cores", std::thread::available_parallelism()?);
         levels::measure(&options, folder.path(), &mut report).await?;
+    } else if options.filters {
+        report.fact("cores", std::thread::available_parallelism()?);
+        filters::measure(&options, folder.path(), &mut report).await?;
+    } else if let Some(other) = &options.against {
+        report.fact("cores", std::thread::available_parallelism()?);
+        builds::measure(&options, other, folder.path(), &mut report).await?;
     } else {
         let bench = Bench::prepare(&options, folder.path(), &mut report).await?;
         bench.exports(&mut report).await?;

@@ -12,7 +12,7 @@ use crate::client::{Client, Job, Representation};
 use crate::data;
 use crate::postgres::{Database, Postgres};
 use crate::report::{Bar, Report, median, percentile};
-use crate::server::{Server, load};
+use crate::server::{Server, load, store};
 use crate::{Options, Result, Timed, timed};
 
 /// Types that the sample does not have, for exports of so many resources.
@@ -22,9 +22,9 @@ const LARGE: (usize, usize) = (20, 50_000_000);
 const SHARED_POLL: Duration = Duration::from_millis(210);
 const MB: f64 = 1e6;
 const GB: f64 = 1e9;
-const MIB: f64 = 1024.0 * 1024.0;
+pub const MIB: f64 = 1024.0 * 1024.0;
 /// The bar of memory above idle, in MiB.
-const MEMORY: Bar = Bar::AtMost(150.0);
+pub const MEMORY: Bar = Bar::AtMost(150.0);
 
 pub struct Bench<'a> {
     options: &'a Options,
@@ -72,13 +72,10 @@ impl<'a> Bench<'a> {
                 data::write_small(&files, resource_type, count)?;
                 made += count;
             }
-            let database = postgres.create(&format!("store_{number}")).await?;
-            let loaded = load(&database, &files).await?;
-            std::fs::remove_dir_all(&files)?;
+            let Timed { value: database, seconds } = store(&postgres, &format!("store_{number}"), &files).await?;
             if number == 1 {
-                report.row("load", "the store", "resources/s", &[made as f64 / loaded.seconds]);
+                report.row("load", "the store", "resources/s", &[made as f64 / seconds]);
             }
-            database.settle().await?;
             let ndjson = database.ndjson_bytes().await?;
             let server = Server::start(&database).await?;
             stores.push(Store { server, database, resources: made, ndjson });
@@ -120,7 +117,7 @@ impl<'a> Bench<'a> {
                 if number == self.main {
                     costs.push(cost);
                 }
-                let (seconds, wal) = reap(store, &job).await?;
+                let (seconds, wal) = reap(&store.server, &store.database, &job).await?;
                 if number == self.main {
                     reap_seconds.push(seconds);
                     reap_wal.push(wal / stored);
@@ -376,8 +373,7 @@ async fn big_exports(client: Client, current: watch::Sender<String>, stop: Cance
 }
 
 /// Deletes the job and waits until its files are gone; gives seconds and bytes of WAL.
-async fn reap(store: &Store, job: &Job) -> Result<(f64, f64)> {
-    let Store { server, database, .. } = store;
+pub async fn reap(server: &Server, database: &Database, job: &Job) -> Result<(f64, f64)> {
     let wal = database.wal_bytes().await?;
     let started = Instant::now();
     server.client.delete(job).await?;

@@ -6,11 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::postgres::Database;
+use crate::postgres::{Database, Postgres};
 use crate::process;
 use crate::{Result, Timed, timed};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_fhir-bulk-export");
 
 pub struct Server {
     child: Child,
@@ -20,9 +18,19 @@ pub struct Server {
 }
 
 impl Server {
+    /// The build that is measured.
+    pub fn binary() -> &'static Path {
+        Path::new(env!("CARGO_BIN_EXE_fhir-bulk-export"))
+    }
+
     /// With the default configuration, on free ports.
     pub async fn start(database: &Database) -> Result<Self> {
-        let mut child = command(database, "serve").stdout(Stdio::piped()).spawn()?;
+        Self::start_build(Self::binary(), database).await
+    }
+
+    /// The same with any build of the server.
+    pub async fn start_build(binary: &Path, database: &Database) -> Result<Self> {
+        let mut child = command(binary, database, "serve").stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().ok_or("no standard output")?;
         let base = BufReader::new(stdout)
             .lines()
@@ -58,7 +66,7 @@ impl Drop for Server {
 
 /// Loads a folder.
 pub async fn load(database: &Database, folder: &Path) -> Result<Timed<()>> {
-    let mut command = command(database, "load");
+    let mut command = command(Server::binary(), database, "load");
     command.arg(folder).stdout(Stdio::null()).stderr(Stdio::null());
     timed(async {
         let status = tokio::task::spawn_blocking(move || command.status()).await??;
@@ -67,8 +75,17 @@ pub async fn load(database: &Database, folder: &Path) -> Result<Timed<()>> {
     .await
 }
 
-fn command(database: &Database, verb: &str) -> Command {
-    let mut command = Command::new(BINARY);
+/// A database of its own for what is in a folder, which is removed; how long the load took.
+pub async fn store(postgres: &Postgres, name: &str, folder: &Path) -> Result<Timed<Database>> {
+    let database = postgres.create(name).await?;
+    let loaded = load(&database, folder).await?;
+    std::fs::remove_dir_all(folder)?;
+    database.settle().await?;
+    Ok(Timed { value: database, seconds: loaded.seconds })
+}
+
+fn command(binary: &Path, database: &Database, verb: &str) -> Command {
+    let mut command = Command::new(binary);
     command.arg(verb).env("DATABASE_URL", database.url()).stdin(Stdio::null());
     let settings = [("HTTP__LISTEN", "127.0.0.1:0"), ("OPERATOR__LISTEN", "127.0.0.1:0"), ("LOG__FILTER", "warn")];
     for (key, value) in settings {
