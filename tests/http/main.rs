@@ -50,6 +50,7 @@ mod range;
 mod referenced;
 mod retention;
 mod roles;
+mod search_cross_check;
 mod separate_status;
 mod since;
 mod time_travel;
