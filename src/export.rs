@@ -67,6 +67,8 @@ pub(crate) enum Error {
     Incomplete { put_out: i64, stored: i64 },
     #[error("this version of the server does not know the type {0}")]
     UnknownType(String),
+    #[error("this version of the server does not understand a filter of the export")]
+    UnknownFilter,
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
     /// A connection may be dead without anybody having noticed.
@@ -86,13 +88,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether it may go away by itself. A type that this version does not know, a newer replica will.
+    /// Whether it may go away by itself. A type or a filter that this version does not know, a newer replica will.
     fn is_transient(&self) -> bool {
         match self {
             Self::Database(error)
             | Self::Group(group::Error::Database(error))
             | Self::File(binary::Unwritten::Database(error)) => transient(error).is_some(),
-            Self::NoAnswer | Self::SessionLost | Self::IndexesMissing | Self::UnknownType(_) => true,
+            Self::NoAnswer | Self::SessionLost | Self::IndexesMissing | Self::UnknownType(_) | Self::UnknownFilter => {
+                true
+            }
             _ => false,
         }
     }

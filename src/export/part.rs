@@ -176,8 +176,12 @@ impl Lease {
         }
     }
 
-    /// A type that this version does not know may have been planned by a newer one: it is not left out.
+    /// A type that this version does not know may have been planned by a newer one: it is not left out. Nor does it come
+    /// whole if a filter of it is not understood.
     fn types(&self) -> Result<Vec<ResourceType>, Error> {
+        if self.filters.are_beyond_us() {
+            return Err(Error::UnknownFilter);
+        }
         let unknown = |name: &String| Error::UnknownType(name.clone());
         self.resource_types.iter().map(|name| ResourceType::parse(name).ok_or_else(|| unknown(name))).collect()
     }

@@ -184,6 +184,9 @@ impl Leased for Planning {
 
 impl Planning {
     async fn plan(&self, workers: &Workers) -> Result<(), Error> {
+        if self.request.filters.are_beyond_us() {
+            return Err(Error::UnknownFilter);
+        }
         let Workers { pool, config, retention, .. } = workers;
         let window = match self.transaction_time {
             Some(at) => self.request.window(at, self.history_floor),

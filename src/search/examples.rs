@@ -4,13 +4,13 @@ use time::macros::datetime;
 
 use super::{Context, Filters, Judgement, Query};
 use crate::fhir::reference::PatientBases;
-use crate::fhir::resource_type::ResourceType;
 
 /// Judges a resource of a type, of whose members these are written.
 fn judge(query: &str, members: &str) -> Judgement {
     let query = Query::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
     let resource_type = query.resource_type();
-    let filters = Filters { queries: vec![query], ..Filters::default() };
+    let mut filters = Filters::default();
+    filters.queries.push(query);
     let context = Context { at: datetime!(2026-01-01 0:00 UTC), bases: PatientBases::default() };
     let comma = if members.is_empty() { "" } else { "," };
     let body = format!(r#"{{"resourceType":"{resource_type}","id":"x"{comma}{members}}}"#);

@@ -185,11 +185,6 @@ impl Path {
         self.steps.iter().map(|step| step.member)
     }
 
-    /// Whether it is to a part of what is there only.
-    pub(super) fn is_selective(&self) -> bool {
-        self.target.is_some() || self.steps.iter().any(|step| step.is_first || step.having.is_some())
-    }
-
     /// Visits what is at its end.
     pub(super) fn visit<'a>(
         &self,

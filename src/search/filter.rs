@@ -15,11 +15,32 @@ use crate::json::Value;
 
 /// What an export asks of its resources, besides. A type of which nothing is asked comes whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub(crate) struct Filters {
     /// `_typeFilter`: of a type that has such, a resource must match one of them (rule G9) …
     pub(crate) queries: Vec<Query>,
     /// … and `_typePostFetchFilterUrl`: one of these, too (rule G12).
     pub(crate) post_fetch: Vec<Query>,
+    /// Another version has stored a query that this one does not understand.
+    #[serde(skip)]
+    is_beyond_us: bool,
+}
+
+/// As they are stored. Whatever that is it can be read: what is wrong with the filters of one export is nothing to others.
+#[derive(Deserialize)]
+struct Stored {
+    queries: Vec<String>,
+    post_fetch: Vec<String>,
+}
+
+impl From<Stored> for Filters {
+    fn from(stored: Stored) -> Self {
+        let read = |texts: &[String]| texts.iter().map(|text| Query::parse(text)).collect::<Result<Vec<_>, _>>();
+        match (read(&stored.queries), read(&stored.post_fetch)) {
+            (Ok(queries), Ok(post_fetch)) => Self { queries, post_fetch, is_beyond_us: false },
+            _ => Self { is_beyond_us: true, ..Self::default() },
+        }
+    }
 }
 
 /// What is asked of the resources of one type.
@@ -66,6 +87,11 @@ impl Filters {
     /// Whether nothing is asked.
     pub(crate) fn is_empty(&self) -> bool {
         self.queries.is_empty() && self.post_fetch.is_empty()
+    }
+
+    /// Whether nothing can be said of them, and so nothing be exported.
+    pub(crate) fn are_beyond_us(&self) -> bool {
+        self.is_beyond_us
     }
 
     /// The types of whose resources something is asked.
@@ -132,7 +158,7 @@ mod tests {
 
     fn filters(queries: &[&str], post_fetch: &[&str]) -> Filters {
         let parse = |texts: &[&str]| texts.iter().map(|text| Query::parse(text).unwrap()).collect();
-        Filters { queries: parse(queries), post_fetch: parse(post_fetch) }
+        Filters { queries: parse(queries), post_fetch: parse(post_fetch), is_beyond_us: false }
     }
 
     fn filter(queries: &[&str], post_fetch: &[&str]) -> Filter {
@@ -154,6 +180,16 @@ mod tests {
         assert_eq!(judge(r#"{"gender":"male"}"#), Judgement::LeftOut);
         assert!(filters.of(ResourceType::GROUP).is_none());
         assert_eq!(filters.types().len(), 2);
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again_also_if_it_is_not_understood() {
+        let filters = filters(&["Patient?identifier=010203-0405"], &["Patient?gender=male"]);
+        let stored = serde_json::to_string(&filters).unwrap();
+        assert_eq!(stored, r#"{"queries":["Patient?identifier=010203-0405"],"post_fetch":["Patient?gender=male"]}"#);
+        assert_eq!(serde_json::from_str::<Filters>(&stored).unwrap(), filters);
+        let newer: Filters = serde_json::from_str(r#"{"queries":["Patient?nope=1"],"post_fetch":[]}"#).unwrap();
+        assert!(newer.are_beyond_us() && !filters.are_beyond_us());
     }
 
     #[test]

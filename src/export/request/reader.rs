@@ -334,7 +334,7 @@ impl<'a> Reader<'a> {
         let is_forbidden = |asked| !self.types_given && !self.terms.granted.allows(asked);
         let is_exported = |query: &Query| types.contains(&query.resource_type()) || is_forbidden(query.resource_type());
         let mut without_effect = Vec::new();
-        let Filters { queries, post_fetch } = &mut self.request.filters;
+        let Filters { queries, post_fetch, .. } = &mut self.request.filters;
         for (invalid, queries) in [(INVALID_FILTER, queries), (INVALID_POST_FETCH, post_fetch)] {
             let others = queries.iter().filter(|query| !is_exported(query)).map(Query::resource_type);
             without_effect.extend(others.map(|of| format!("{invalid}, {of} resources are not exported.")));
