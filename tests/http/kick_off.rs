@@ -106,9 +106,9 @@ async fn what_it_does_not_know_is_refused_by_name() {
     let database = Database::create().await;
     let server = Server::start(&database).await;
     let anybody = server.anybody();
-    let text = anybody.refused(anybody.export("?_typo=1&_typeFilter=Patient%3Factive%3Dtrue"), 400).await;
+    let text = anybody.refused(anybody.export("?_typo=1&_typeFilter=Patient%3Fnope%3Dtrue"), 400).await;
     assert!(text.contains("not-supported: The parameter _typo"), "{text}");
-    assert!(text.contains("not-supported: The parameter _typeFilter"), "{text}");
+    assert!(text.contains("not-supported: Invalid _typeFilter, filter is not supported"), "{text}");
     for (query, word) in [
         ("?_type=Patinet", "Patinet"),
         ("?_type=Binary", "Binary"),
