@@ -4,6 +4,7 @@
 pub(crate) mod scan;
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 
 /// One member of an object.
 pub(crate) struct Member<'a> {
@@ -46,6 +47,43 @@ impl<'a> Member<'a> {
             value: &members[value_start..value_end],
             text: &members[start..value_end],
         }
+    }
+}
+
+/// An object that is asked for many of its members: it is read once, and only as far as is needed.
+pub(crate) struct Object<'a> {
+    text: &'a str,
+    read: RefCell<Vec<Member<'a>>>,
+    /// Where between its braces the next member is.
+    next: Cell<usize>,
+}
+
+impl<'a> Object<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        Self { text, read: RefCell::default(), next: Cell::default() }
+    }
+
+    /// The member of this name; none of what is no object.
+    pub(crate) fn get(&self, name: &str) -> Option<Value<'a>> {
+        let mut read = self.read.borrow_mut();
+        if let Some(member) = read.iter().find(|member| member.name == name) {
+            return Some(Value(member.value));
+        }
+        let members = inside(self.text).unwrap_or_default();
+        while self.next.get() < members.len() {
+            let member = Member::at(members, self.next.get());
+            self.next.set(self.next.get() + member.text.len() + 1); // The comma after it.
+            let found = (member.name == name).then_some(Value(member.value));
+            read.push(member);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn value(&self) -> Value<'a> {
+        Value(self.text)
     }
 }
 
@@ -93,6 +131,20 @@ mod tests {
         let expected = [("a", r#"{"b":[1,"}"]}"#), ("b", r#""x,y""#), ("c\"", "1.00"), ("d", "null")];
         assert!(all.iter().map(|(name, value)| (&**name, *value)).eq(expected), "{all:?}");
         assert_eq!(members("[1]").count() + members("{}").count(), 0);
+    }
+
+    #[test]
+    fn an_object_is_read_as_far_as_is_needed() {
+        let object = Object::of(r#"{"a":1,"b":{"c":[2]},"a":3}"#);
+        for _ in 0..2 {
+            assert_eq!(object.get("b"), Some(Value(r#"{"c":[2]}"#)));
+            assert_eq!(object.read.borrow().len(), 2);
+        }
+        for _ in 0..2 {
+            assert_eq!((object.get("a"), object.get("c")), (Some(Value("1")), None));
+        }
+        assert_eq!(object.value().get("a"), Some(Value("1")));
+        assert_eq!(Object::of("[]").get("a"), None);
     }
 
     #[test]

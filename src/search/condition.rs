@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use super::date::{self, DateOperand};
-use super::expression::{Expression, Path};
+use super::expression::{Expression, Path, Start};
 use super::filter::{Context, Lookup};
 use super::number::{self, NumberOperand, QuantityOperand};
 use super::parameter::Parameter;
@@ -15,7 +15,7 @@ use super::token::{self, Coded, OfType, TokenOperand};
 use super::truth::Truth;
 use super::uri::{Uri, UriOperand};
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::{Object, Value};
 
 /// A condition on resources of one type.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ pub(super) enum Operands {
 /// A resource under judgement.
 pub(super) struct Subject<'a> {
     pub(super) resource_type: ResourceType,
-    pub(super) body: Value<'a>,
+    pub(super) resource: &'a Object<'a>,
     pub(super) context: &'a Context,
     /// All searches of the export.
     pub(super) searches: &'a [Search],
@@ -67,24 +67,30 @@ impl Condition {
     pub(super) fn holds(&self, subject: &Subject<'_>) -> Truth {
         let because = |parameter: &Parameter, truth: Truth| truth.because_of(parameter.code());
         match self {
-            Self::Is { parameter, operands } => because(parameter, parameter.is_any(operands, subject.body, subject)),
-            Self::IsNot { parameter, operands } => {
-                because(parameter, parameter.is_any(operands, subject.body, subject).not())
+            Self::Is { parameter, operands } => {
+                because(parameter, parameter.is_any(operands, subject.start(), subject))
             }
-            Self::Missing { parameter, is_missing } => Truth::from(parameter.is_there(subject.body) != *is_missing),
+            Self::IsNot { parameter, operands } => {
+                because(parameter, parameter.is_any(operands, subject.start(), subject).not())
+            }
+            Self::Missing { parameter, is_missing } => Truth::from(parameter.is_there(subject.start()) != *is_missing),
             Self::RefersToFound { parameter, searches } => {
                 because(parameter, parameter.refers_to_found(searches, subject))
             }
             Self::IsFound { search } => subject.has_found(
                 search,
                 subject.resource_type,
-                subject.body.get("id").and_then(Value::text).as_deref(),
+                subject.resource.get("id").and_then(Value::text).as_deref(),
             ),
         }
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    fn start(&self) -> Start<'a, 'a> {
+        Start::Resource(self.resource)
+    }
+
     fn has_found(&self, search: &Search, resource_type: ResourceType, id: Option<&str>) -> Truth {
         let number = self.searches.iter().position(|known| known == search);
         let Some((search, id)) = number.zip(id) else { return Truth::No };
@@ -98,15 +104,20 @@ impl Subject<'_> {
 
 impl Parameter {
     /// Whether there is anything it looks at.
-    fn is_there(&self, from: Value<'_>) -> bool {
+    fn is_there(&self, from: Start<'_, '_>) -> bool {
         self.expression.paths().iter().any(|path| path.visit(from, &mut |_| ControlFlow::Break(())).is_break())
     }
 
     /// What each of the elements it looks at says to a question, together: one is enough.
-    fn any<'a>(&self, from: Value<'a>, body: Value<'a>, ask: &mut dyn FnMut(Value<'a>, &Path) -> Truth) -> Truth {
+    fn any<'a>(
+        &self,
+        from: Start<'_, 'a>,
+        subject: &Subject<'a>,
+        ask: &mut dyn FnMut(Value<'a>, &Path) -> Truth,
+    ) -> Truth {
         let mut truth = Truth::No;
         for path in self.expression.paths() {
-            let start = if path.is_absolute { body } else { from };
+            let start = if path.is_absolute { subject.start() } else { from };
             let done = path.visit(start, &mut |element| {
                 truth.or(ask(element, path));
                 if truth == Truth::Yes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -119,21 +130,22 @@ impl Parameter {
     }
 
     /// Whether one of the elements it looks at is one of these.
-    fn is_any(&self, operands: &Operands, from: Value<'_>, subject: &Subject<'_>) -> Truth {
+    fn is_any<'a>(&self, operands: &Operands, from: Start<'_, 'a>, subject: &Subject<'a>) -> Truth {
         match (&self.expression, operands) {
             (Expression::Presence(paths), Operands::Token(tokens)) => {
-                let is_present = self.any(from, subject.body, &mut |element, _| Truth::from(element.0 != "false"));
+                let is_present = self.any(from, subject, &mut |element, _| Truth::from(element.0 != "false"));
                 let present = if is_present == Truth::Yes { "true" } else { "false" };
                 let mut asked = paths.iter().map(|path| Coded::plain(Cow::Borrowed(present), path.datatype));
                 Truth::from(asked.any(|present| tokens.iter().any(|token| token.is(&present))))
             }
-            (_, Operands::Composite(alternatives)) => self.any(from, subject.body, &mut |element, _| {
+            (_, Operands::Composite(alternatives)) => self.any(from, subject, &mut |element, path| {
+                let from = if path.is_empty() { from } else { Start::Element(element) };
                 Truth::any(alternatives.iter().map(|parts| {
                     let parts = self.components.iter().zip(parts);
-                    Truth::all(parts.map(|(component, part)| component.is_any(part, element, subject)))
+                    Truth::all(parts.map(|(component, part)| component.is_any(part, from, subject)))
                 }))
             }),
-            _ => self.any(from, subject.body, &mut |element, path| {
+            _ => self.any(from, subject, &mut |element, path| {
                 let matches = operands.match_element(element, path, self.targets, subject.context);
                 matches.map_or_else(Truth::Unreadable, Truth::from)
             }),
@@ -142,7 +154,7 @@ impl Parameter {
 
     fn refers_to_found(&self, searches: &[Search], subject: &Subject<'_>) -> Truth {
         let bases = &subject.context.bases;
-        self.any(subject.body, subject.body, &mut |element, path| match Referred::read(element, path, self.targets) {
+        self.any(subject.start(), subject, &mut |element, path| match Referred::read(element, path, self.targets) {
             Ok(referred) => {
                 referred.and_then(|referred| referred.here(bases)).map_or(Truth::No, |(resource_type, id)| {
                     let of_type = searches.iter().filter(|search| search.resource_type() == resource_type);

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::element::{self, Datatype};
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::{Object, Value};
 
 /// A way from a resource, or from an element of it, to elements of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,29 @@ struct Step {
     is_first: bool,
     /// Only those that have a member that says this.
     having: Option<(String, String)>,
+}
+
+/// Where a way begins.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'r, 'a> {
+    Resource(&'r Object<'a>),
+    Element(Value<'a>),
+}
+
+impl<'a> Start<'_, 'a> {
+    fn get(self, member: &str) -> Option<Value<'a>> {
+        match self {
+            Self::Resource(resource) => resource.get(member),
+            Self::Element(element) => element.get(member),
+        }
+    }
+
+    fn value(self) -> Value<'a> {
+        match self {
+            Self::Resource(resource) => resource.value(),
+            Self::Element(element) => element,
+        }
+    }
 }
 
 /// What an expression gives.
@@ -185,22 +208,31 @@ impl Path {
         self.steps.iter().map(|step| step.member)
     }
 
+    /// Whether it ends where it begins.
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// Visits what is at its end.
     pub(super) fn visit<'a>(
         &self,
-        from: Value<'a>,
+        from: Start<'_, 'a>,
         visit: &mut dyn FnMut(Value<'a>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         walk(&self.steps, from, visit)
     }
 }
 
-fn walk<'a>(steps: &[Step], from: Value<'a>, visit: &mut dyn FnMut(Value<'a>) -> ControlFlow<()>) -> ControlFlow<()> {
-    let Some((step, rest)) = steps.split_first() else { return visit(from) };
+fn walk<'a>(
+    steps: &[Step],
+    from: Start<'_, 'a>,
+    visit: &mut dyn FnMut(Value<'a>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some((step, rest)) = steps.split_first() else { return visit(from.value()) };
     let Some(found) = from.get(step.member) else { return ControlFlow::Continue(()) };
     let most = if step.is_first { 1 } else { usize::MAX };
     for item in found.items().take(most).filter(|item| step.takes(*item)) {
-        walk(rest, item, visit)?;
+        walk(rest, Start::Element(item), visit)?;
     }
     ControlFlow::Continue(())
 }

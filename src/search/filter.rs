@@ -11,7 +11,7 @@ use super::query::{Query, Search};
 use super::truth::Truth;
 use crate::fhir::reference::PatientBases;
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::Object;
 
 /// What an export asks of its resources, besides. A type of which nothing is asked comes whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ impl Filter {
     /// Judges a resource by its body. `found` says whether a search has found a resource, if that is known.
     pub(crate) fn judge(&self, body: &str, context: &Context, found: &dyn Fn(&Lookup) -> Option<bool>) -> Judgement {
         let Self { resource_type, searches, .. } = self;
-        let subject = Subject { resource_type: *resource_type, body: Value(body), context, searches, found };
+        let subject = Subject { resource_type: *resource_type, resource: &Object::of(body), context, searches, found };
         let any = |queries: &Vec<Query>| Truth::any(queries.iter().map(|query| query.holds(&subject)));
         match Truth::all(self.groups.iter().map(any)) {
             Truth::Yes => Judgement::Admitted,

@@ -6,9 +6,9 @@ use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
 
-use super::expression::{Expression, Path, compile};
+use super::expression::{Expression, Path, Start, compile};
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::{Object, Value};
 
 static DEFINITIONS: LazyLock<BTreeMap<&'static str, BTreeMap<&'static str, Definition>>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../fhir/r4/search-parameters.json")).unwrap_or_default());
@@ -122,10 +122,10 @@ impl Parameter {
     }
 
     /// The elements it looks at, each with the way to it.
-    pub(super) fn elements<'a>(&self, body: Value<'a>) -> Vec<(Value<'a>, &Path)> {
+    pub(super) fn elements<'a>(&self, resource: &Object<'a>) -> Vec<(Value<'a>, &Path)> {
         let mut elements = Vec::new();
         for path in self.expression.paths() {
-            let _all = path.visit(body, &mut |element| {
+            let _all = path.visit(Start::Resource(resource), &mut |element| {
                 elements.push((element, path));
                 ControlFlow::Continue(())
             });

@@ -11,7 +11,7 @@ use super::read;
 use super::reference::Referred;
 use super::truth::Truth;
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::{Object, Value};
 
 /// A query that can be carried out as it stands. It is stored as the text that it was.
 #[derive(Clone, Serialize)]
@@ -115,11 +115,11 @@ impl Search {
     /// # Errors
     /// As [`Judgement::Unreadable`](super::Judgement).
     pub(crate) fn finds(&self, body: &str, context: &Context) -> Result<Vec<(ResourceType, String)>, String> {
-        let (resource_type, body) = (self.resource_type(), Value(body));
+        let (resource_type, resource) = (self.resource_type(), Object::of(body));
         // A search depends on no other: chains have one step.
-        let subject = Subject { resource_type, body, context, searches: &[], found: &|_| None };
+        let subject = Subject { resource_type, resource: &resource, context, searches: &[], found: &|_| None };
         match self.query.holds(&subject) {
-            Truth::Yes => self.finds.by(resource_type, body, context),
+            Truth::Yes => self.finds.by(resource_type, &resource, context),
             Truth::No | Truth::Depends(_) => Ok(Vec::new()),
             Truth::Unreadable(reason) => Err(reason),
         }
@@ -130,17 +130,17 @@ impl Finds {
     fn by(
         self,
         resource_type: ResourceType,
-        body: Value<'_>,
+        resource: &Object<'_>,
         context: &Context,
     ) -> Result<Vec<(ResourceType, String)>, String> {
         match self {
             Self::Itself => {
-                let id = body.get("id").and_then(Value::text);
+                let id = resource.get("id").and_then(Value::text);
                 Ok(id.map(|id| (resource_type, id.into_owned())).into_iter().collect())
             }
             Self::Referred { by, resource_type } => {
                 let mut found = Vec::new();
-                for (element, path) in by.elements(body) {
+                for (element, path) in by.elements(resource) {
                     let referred = Referred::read(element, path, &[resource_type]);
                     let referred = referred.map_err(|reason| format!("{}: {reason}", by.code()))?;
                     found.extend(referred.and_then(|referred| referred.here(&context.bases)));
