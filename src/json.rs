@@ -50,6 +50,9 @@ impl<'a> Member<'a> {
     }
 }
 
+/// So many members of an object are kept: no type of FHIR has as many.
+const MOST: usize = 1_000;
+
 /// An object that is asked for many of its members: it is read once, and only as far as is needed.
 pub(crate) struct Object<'a> {
     text: &'a str,
@@ -71,6 +74,10 @@ impl<'a> Object<'a> {
         }
         let members = inside(self.text).unwrap_or_default();
         while self.next.get() < members.len() {
+            if read.len() == MOST {
+                let mut rest = listed(members.get(self.next.get()..).unwrap_or_default());
+                return rest.find(|member| member.name == name).map(|member| Value(member.value));
+            }
             let member = Member::at(members, self.next.get());
             self.next.set(self.next.get() + member.text.len() + 1); // The comma after it.
             let found = (member.name == name).then_some(Value(member.value));
@@ -145,6 +152,13 @@ mod tests {
         }
         assert_eq!(object.value().get("a"), Some(Value("1")));
         assert_eq!(Object::of("[]").get("a"), None);
+        let many: Vec<String> = (0..3_000).map(|number| format!("\"m{number}\":{number}")).collect();
+        let many = format!("{{{}}}", many.join(","));
+        let object = Object::of(&many);
+        for number in ["2999", "0", "1500", "999", "1000"] {
+            assert_eq!(object.get(&format!("m{number}")), Some(Value(number)));
+        }
+        assert_eq!((object.get("m3000"), object.read.borrow().len()), (None, MOST));
     }
 
     #[test]

@@ -23,4 +23,4 @@ mod uri;
 
 pub(crate) use filter::{Context, Filter, Filters, Judgement, Lookup};
 pub(crate) use narrowed::Narrowed;
-pub(crate) use query::{Query, Search, listed};
+pub(crate) use query::{Query, Search, Wrong, listed};

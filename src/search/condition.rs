@@ -63,6 +63,15 @@ pub(super) struct Subject<'a> {
 }
 
 impl Condition {
+    /// How many values it asks for.
+    pub(super) fn values(&self) -> usize {
+        match self {
+            Self::Is { operands, .. } | Self::IsNot { operands, .. } => operands.count(),
+            Self::Missing { .. } | Self::IsFound { .. } => 1,
+            Self::RefersToFound { searches, .. } => searches.len(),
+        }
+    }
+
     /// Whether the resource fulfils it.
     pub(super) fn holds(&self, subject: &Subject<'_>) -> Truth {
         let because = |parameter: &Parameter, truth: Truth| truth.because_of(parameter.code());
@@ -73,7 +82,7 @@ impl Condition {
             Self::IsNot { parameter, operands } => {
                 because(parameter, parameter.is_any(operands, subject.start(), subject).not())
             }
-            Self::Missing { parameter, is_missing } => Truth::from(parameter.is_there(subject.start()) != *is_missing),
+            Self::Missing { parameter, is_missing } => Truth::from(parameter.is_there(subject) != *is_missing),
             Self::RefersToFound { parameter, searches } => {
                 because(parameter, parameter.refers_to_found(searches, subject))
             }
@@ -91,6 +100,24 @@ impl<'a> Subject<'a> {
         Start::Resource(self.resource)
     }
 
+    /// Whether one of the searches has found this. What a resource holds itself is not in the store: it is judged here.
+    fn is_found(&self, searches: &[Search], referred: Referred<'_>) -> Truth {
+        let of_type = |found: ResourceType| searches.iter().filter(move |search| search.resource_type() == found);
+        match referred {
+            Referred::Contained { resource_type, resource } | Referred::Resource { resource_type, resource } => {
+                let resource = &Object::of(resource.0);
+                let subject = Subject { resource_type, resource, ..*self };
+                Truth::any(of_type(resource_type).map(|search| search.query.holds(&subject)))
+            }
+            referred => match referred.here(&self.context.bases) {
+                Some((resource_type, id)) => {
+                    Truth::any(of_type(resource_type).map(|search| self.has_found(search, resource_type, Some(&id))))
+                }
+                None => Truth::No,
+            },
+        }
+    }
+
     fn has_found(&self, search: &Search, resource_type: ResourceType, id: Option<&str>) -> Truth {
         let number = self.searches.iter().position(|known| known == search);
         let Some((search, id)) = number.zip(id) else { return Truth::No };
@@ -104,8 +131,10 @@ impl<'a> Subject<'a> {
 
 impl Parameter {
     /// Whether there is anything it looks at.
-    fn is_there(&self, from: Start<'_, '_>) -> bool {
-        self.expression.paths().iter().any(|path| path.visit(from, &mut |_| ControlFlow::Break(())).is_break())
+    fn is_there(&self, subject: &Subject<'_>) -> bool {
+        let is_one =
+            &mut |element, path: &Path| Truth::from(reference::is_meant(element, path, self.targets, subject.resource));
+        self.any(subject.start(), subject, is_one) == Truth::Yes
     }
 
     /// What each of the elements it looks at says to a question, together: one is enough.
@@ -146,35 +175,50 @@ impl Parameter {
                 }))
             }),
             _ => self.any(from, subject, &mut |element, path| {
-                let matches = operands.match_element(element, path, self.targets, subject.context);
+                let matches = operands.match_element(element, path, self.targets, subject);
                 matches.map_or_else(Truth::Unreadable, Truth::from)
             }),
         }
     }
 
     fn refers_to_found(&self, searches: &[Search], subject: &Subject<'_>) -> Truth {
-        let bases = &subject.context.bases;
-        self.any(subject.start(), subject, &mut |element, path| match Referred::read(element, path, self.targets) {
-            Ok(referred) => {
-                referred.and_then(|referred| referred.here(bases)).map_or(Truth::No, |(resource_type, id)| {
-                    let of_type = searches.iter().filter(|search| search.resource_type() == resource_type);
-                    Truth::any(of_type.map(|search| subject.has_found(search, resource_type, Some(&id))))
-                })
-            }
+        self.any(subject.start(), subject, &mut |element, path| match Referred::read(
+            element,
+            path,
+            self.targets,
+            subject.resource,
+        ) {
+            Ok(Some(referred)) => subject.is_found(searches, referred),
+            Ok(None) => Truth::No,
             Err(reason) => Truth::Unreadable(reason),
         })
     }
 }
 
 impl Operands {
+    fn count(&self) -> usize {
+        match self {
+            Self::String(operands) | Self::TokenText(operands) => operands.len(),
+            Self::Token(operands) | Self::ReferenceIdentifier(operands) => operands.len(),
+            Self::OfType(operands) => operands.len(),
+            Self::Date(operands) => operands.len(),
+            Self::Number(operands) => operands.len(),
+            Self::Quantity(operands) => operands.len(),
+            Self::Reference(operands) => operands.len(),
+            Self::Uri(operands) => operands.len(),
+            Self::Composite(operands) => operands.len(),
+        }
+    }
+
     /// Whether an element is one of these: it is read once, however many they are.
-    fn match_element(
+    fn match_element<'a>(
         &self,
-        element: Value<'_>,
+        element: Value<'a>,
         path: &Path,
         targets: &[ResourceType],
-        context: &Context,
+        subject: &Subject<'a>,
     ) -> Result<bool, String> {
+        let Subject { context, resource, .. } = subject;
         let (datatype, name) = (path.datatype, path.datatype.name);
         Ok(match self {
             Self::String(operands) => any(operands, &string::read(element, name)?, StringOperand::is),
@@ -190,11 +234,12 @@ impl Operands {
                 any(operands, number::read_amount(element, name)?.as_slice(), QuantityOperand::is)
             }
             Self::Reference(operands) => {
-                let there = Referred::read(element, path, targets)?;
+                let there = Referred::read(element, path, targets, resource)?;
                 any(operands, there.as_slice(), |reference, there| reference.is(there, &context.bases))
             }
             Self::ReferenceIdentifier(operands) => {
-                let there = reference::identifier(element, path)?.map(|identifier| Coded::of(identifier, "value"));
+                let identifier = reference::identifier(element, path, targets, resource)?;
+                let there = identifier.map(|identifier| Coded::of(identifier, "value"));
                 any(operands, there.as_slice(), TokenOperand::is)
             }
             Self::Uri(operands) => any(operands, &[Uri::read(element, name)?], UriOperand::is),

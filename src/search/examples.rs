@@ -7,7 +7,7 @@ use crate::fhir::reference::PatientBases;
 
 /// Judges a resource of a type, of whose members these are written.
 fn judge(query: &str, members: &str) -> Judgement {
-    let query = Query::parse(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let query = Query::parse(query).unwrap_or_else(|error| panic!("{query}: {error:?}"));
     let resource_type = query.resource_type();
     let mut filters = Filters::default();
     filters.queries.push(query);
@@ -227,6 +227,10 @@ fn tokens_are_codes_with_or_without_a_system() {
         ("Patient?gender:missing=true", "", true),
         ("Patient?gender:missing=true", r#""gender":"male""#, false),
         ("Patient?gender:missing=false", r#""gender":"male""#, true),
+        // Strings are compared whatever their case.
+        ("ValueSet?version=DRAFT-1", r#""version":"draft-1""#, true),
+        ("Group?value:text=x", r#""characteristic":[{"valueBoolean":true}]"#, false),
+        ("Group?value=true", r#""characteristic":[{"valueBoolean":true}]"#, true),
         ("Patient?gender:missing=true", r#""_gender":{"extension":[]}"#, true),
         ("Patient?active=true", r#""active":true"#, true),
         ("Patient?active=true", r#""active":false"#, false),
@@ -260,6 +264,7 @@ fn tokens_are_codes_with_or_without_a_system() {
 // 3.1.1.4.12, 3.1.1.5.1
 #[test]
 fn references_are_to_a_resource_by_id_type_or_url() {
+    let contained = r##""contained":[{"resourceType":"Medication","id":"m","code":{"coding":[{"code":"abc"}]}}],"medicationReference":{"reference":"#m"}"##;
     let subject = |reference: &str| format!(r#""subject":{{"reference":"{reference}"}}"#);
     let (patient, group, absolute) =
         (subject("Patient/23"), subject("Group/23"), subject("http://acme.org/fhir/Patient/23"));
@@ -287,6 +292,39 @@ fn references_are_to_a_resource_by_id_type_or_url() {
         ("Observation?subject:identifier=123", r#""subject":{"identifier":{"value":"123456"}}"#, false),
         ("Observation?subject:missing=true", &patient, false),
         ("Observation?subject=Patient/23", r#""subject":{"display":"Eve"}"#, false),
+        ("Observation?patient:missing=true", &group, true),
+        ("Observation?patient:missing=false", &group, false),
+        ("Observation?patient:missing=true", &patient, false),
+        ("Observation?patient:missing=true", r#""subject":{"type":"Group","display":"Eve"}"#, true),
+        ("Observation?patient:missing=true", r#""subject":{"display":"Eve"}"#, false),
+        ("Observation?patient:identifier=7", r#""subject":{"type":"Group","identifier":{"value":"7"}}"#, false),
+        ("Bundle?composition:missing=true", r#""entry":[{"resource":{"resourceType":"Patient","id":"p"}}]"#, true),
+        // What is contained is judged where it is; there is no other way to ask for it.
+        ("MedicationRequest?medication.code=abc", contained, true),
+        ("MedicationRequest?medication:Medication.code=abd", contained, false),
+        ("MedicationRequest?medication=Medication/m", contained, false),
+        ("MedicationRequest?medication=m", contained, false),
+        (
+            "Observation?patient.gender=male",
+            r##""contained":[{"resourceType":"Patient","id":"p","gender":"male"}],"subject":{"reference":"#p"}"##,
+            true,
+        ),
+        (
+            "Observation?patient:missing=true",
+            r##""contained":[{"resourceType":"Group","id":"p"}],"subject":{"reference":"#p"}"##,
+            true,
+        ),
+        ("Observation?patient:missing=true", r##""subject":{"reference":"#p"}"##, true),
+        (
+            "Bundle?composition.status=final",
+            r#""entry":[{"resource":{"resourceType":"Composition","id":"c","status":"final"}}]"#,
+            true,
+        ),
+        (
+            "Bundle?composition.status=final",
+            r#""entry":[{"resource":{"resourceType":"Composition","id":"c","status":"amended"}}]"#,
+            false,
+        ),
         ("Observation?patient=Patient/1,Patient/23", &patient, true),
         (
             "Bundle?composition=Composition/c",

@@ -2,6 +2,7 @@
 //! every resource fulfils that the filter admits. The filter itself is asked all the same.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use time::{Duration, OffsetDateTime};
 
@@ -16,7 +17,7 @@ use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 
 /// Where the resources are that a filter may admit; nothing given: anywhere.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Narrowed {
     /// They have one of these ids.
     pub(crate) ids: Option<BTreeSet<String>>,
@@ -26,6 +27,13 @@ pub(crate) struct Narrowed {
     pub(crate) from: Option<OffsetDateTime>,
     /// … and before this one.
     pub(crate) before: Option<OffsetDateTime>,
+}
+
+/// Whose it is, is not shown.
+impl fmt::Debug for Narrowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Narrowed")
+    }
 }
 
 impl Narrowed {

@@ -53,29 +53,41 @@ impl PartialEq for Finds {
 
 impl Eq for Finds {}
 
+/// Why a query is refused, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// It asks for something that there is not, or that cannot be done.
+    Unsupported(String),
+    /// It asks for more than anybody needs.
+    TooMuch(String),
+}
+
 /// The queries in one value of a parameter, which commas part; a comma within a query has no type and no question mark
 /// after it (rules G9, L6).
 pub(crate) fn listed(value: &str) -> Vec<&str> {
     let mut queries = Vec::new();
     let mut start = 0;
-    for (comma, _) in value.match_indices(',') {
-        let begins_query =
-            |rest: &str| rest.split_once('?').is_some_and(|(name, _)| ResourceType::parse(name.trim_start()).is_some());
-        if begins_query(&value[comma + 1..]) {
-            queries.push(value[start..comma].trim());
-            start = comma + 1;
-        }
+    for (comma, _) in value.match_indices(',').filter(|(comma, _)| begins_query(&value[comma + 1..])) {
+        queries.push(value[start..comma].trim());
+        start = comma + 1;
     }
     queries.push(value[start..].trim());
     queries
+}
+
+/// Whether it begins with a type and a question mark.
+fn begins_query(text: &str) -> bool {
+    let text = text.trim_start_matches(' ');
+    let name = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    text.as_bytes().get(name) == Some(&b'?') && ResourceType::parse(&text[..name]).is_some()
 }
 
 impl Query {
     /// Reads a query.
     ///
     /// # Errors
-    /// What is wrong with it or not supported, and what would be, in words for the client.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// What is wrong with it or not supported, and what would be.
+    pub(crate) fn parse(text: &str) -> Result<Self, Wrong> {
         let (resource_type, conditions) = read::query(text)?;
         Ok(Self { text: text.to_owned(), resource_type, conditions })
     }
@@ -96,6 +108,11 @@ impl Query {
             Condition::IsFound { search } => std::slice::from_ref(search),
             _ => &[],
         })
+    }
+
+    /// How many values it asks for.
+    pub(super) fn values(&self) -> usize {
+        self.conditions.iter().map(Condition::values).sum()
     }
 
     /// Whether all its conditions hold.
@@ -141,7 +158,7 @@ impl Finds {
             Self::Referred { by, resource_type } => {
                 let mut found = Vec::new();
                 for (element, path) in by.elements(resource) {
-                    let referred = Referred::read(element, path, &[resource_type]);
+                    let referred = Referred::read(element, path, &[resource_type], resource);
                     let referred = referred.map_err(|reason| format!("{}: {reason}", by.code()))?;
                     found.extend(referred.and_then(|referred| referred.here(&context.bases)));
                 }
@@ -186,6 +203,8 @@ mod tests {
         assert_eq!(listed(camel), ["Observation?code=x", "EpisodeOfCare?status=active"]);
         assert_eq!(listed("Patient?name=a,Nope?x=1"), ["Patient?name=a,Nope?x=1"]);
         assert_eq!(listed(""), [""]);
+        let commas = ",".repeat(1_000_000);
+        assert_eq!(listed(&commas), [commas.as_str()]);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use super::condition::{Condition, Operands};
 use super::date::DateOperand;
 use super::escape::{split, unescape};
+use super::expression::Expression;
 use super::number::{NumberOperand, QuantityOperand};
 use super::parameter::{self, Kind, Parameter};
-use super::query::{Finds, Query, Search};
+use super::query::{Finds, Query, Search, Wrong};
 use super::reference::{ReferenceOperand, named};
 use super::string::{StringOperand, Where};
 use super::token::{OfType, TokenOperand, WITH_TEXT};
@@ -36,29 +37,29 @@ const RESULT_PARAMETERS: [&str; 13] = [
 ];
 
 /// Type and conditions of a query.
-pub(super) fn query(text: &str) -> Result<(ResourceType, Vec<Condition>), String> {
-    let Some((name, parameters)) = text.split_once('?').filter(|(_, parameters)| !parameters.is_empty()) else {
-        return Err(format!("must be in the format [resourceType]?[parameters]: {}", shown(text)));
-    };
-    let resource_type = ResourceType::parse(name).ok_or_else(|| format!("unknown resource type: {}", shown(name)))?;
-    let conditions = conditions(resource_type, parameters);
-    let conditions = conditions.map_err(|reason| {
-        format!("filter is not supported for in-memory matching \"{}\". Reason: {reason}", shown(text))
-    })?;
-    Ok((resource_type, conditions))
-}
-
-fn conditions(resource_type: ResourceType, parameters: &str) -> Result<Vec<Condition>, String> {
+pub(super) fn query(text: &str) -> Result<(ResourceType, Vec<Condition>), Wrong> {
+    let (name, parameters) = text.split_once('?').unwrap_or((text, ""));
     // Clients differ in whether they encode what is within an encoded value; a `+` is one (rule G9).
     let plus = parameters.replace('+', "%2B");
     let parameters: Vec<_> = url::form_urlencoded::parse(plus.as_bytes()).collect();
+    if parameters.is_empty() {
+        return Err(Wrong::Unsupported(format!("must be in the format [resourceType]?[parameters]: {}", shown(text))));
+    }
+    let Some(resource_type) = ResourceType::parse(name) else {
+        return Err(Wrong::Unsupported(format!("unknown resource type: {}", shown(name))));
+    };
     if parameters.len() > MAX_CONDITIONS {
-        return Err(format!("it has more than {MAX_CONDITIONS} parameters"));
+        return Err(Wrong::TooMuch(format!("a query may have {MAX_CONDITIONS} parameters at most: {}", shown(text))));
     }
     if parameters.iter().map(|(_, value)| split(value, ',').len()).sum::<usize>() > MAX_VALUES {
-        return Err(format!("it has more than {MAX_VALUES} values"));
+        return Err(Wrong::TooMuch(format!("a query may have {MAX_VALUES} values at most: {}", shown(text))));
     }
-    parameters.iter().map(|(name, value)| condition(resource_type, name, value)).collect()
+    let conditions = parameters.iter().map(|(name, value)| condition(resource_type, name, value));
+    let conditions = conditions.collect::<Result<Vec<_>, String>>().map_err(|reason| {
+        let text = shown(text);
+        Wrong::Unsupported(format!("filter is not supported for in-memory matching \"{text}\". Reason: {reason}"))
+    })?;
+    Ok((resource_type, conditions))
 }
 
 fn condition(resource_type: ResourceType, name: &str, value: &str) -> Result<Condition, String> {
@@ -82,8 +83,9 @@ fn has(resource_type: ResourceType, rest: &str, value: &str) -> Result<Condition
     };
     let from = ResourceType::parse(from).ok_or_else(|| format!("_has: unknown resource type: {}", shown(from)))?;
     let by = reference_parameter(from, by)?;
-    if !by.targets.contains(&resource_type) {
-        return Err(format!("{} of {from} refers to {}, not to {resource_type}", by.code(), named(by.targets)));
+    let targets: Vec<_> = by.referable().collect();
+    if !targets.contains(&resource_type) {
+        return Err(format!("{} of {from} refers to {}, not to {resource_type}", by.code(), named(&targets)));
     }
     one_step(name)?;
     let query = Query::of(from, name, value, simple(from, name, value)?);
@@ -147,12 +149,15 @@ fn target_of(parameter: &Parameter, name: &str) -> Result<ResourceType, String> 
 
 fn reference_parameter(resource_type: ResourceType, code: &str) -> Result<&'static Parameter, String> {
     let parameter = known(resource_type, code)?;
-    let is_reference = parameter.kind() == Kind::Reference;
-    is_reference.then_some(parameter).ok_or_else(|| {
+    if parameter.kind() != Kind::Reference {
         let references = parameter::of(resource_type).values().filter(|known| known.kind() == Kind::Reference);
         let references = references.map(Parameter::code).collect::<Vec<_>>().join(", ");
-        format!("{code} of {resource_type} is no reference; {references} are")
-    })
+        return Err(format!("{code} of {resource_type} is no reference; {references} are"));
+    }
+    if !parameter.has("Reference") && !parameter.has("Resource") {
+        return Err(format!("{code} of {resource_type} refers by canonical URLs, which are not followed"));
+    }
+    Ok(parameter)
 }
 
 fn known(resource_type: ResourceType, code: &str) -> Result<&'static Parameter, String> {
@@ -187,7 +192,7 @@ fn simple(resource_type: ResourceType, name: &str, value: &str) -> Result<Condit
 
 /// What values ask for.
 fn operands(parameter: &Parameter, modifier: Option<&str>, name: &str, values: &[&str]) -> Result<Operands, String> {
-    let string = |place| each(name, values, |text| Ok(StringOperand::new(place, &unescape(text))));
+    let string = |place| each(name, values, |text| StringOperand::new(place, &unescape(text)));
     let uri = |relation| each(name, values, |text| UriOperand::new(relation, unescape(text)));
     let reference = |text: &str| ReferenceOperand::parse(&unescape(text), parameter.targets);
     let unsupported = || Err(unsupported(parameter, modifier.unwrap_or_default()));
@@ -248,7 +253,8 @@ fn token(parameter: &Parameter, text: &str) -> Result<TokenOperand, String> {
             });
         }
     }
-    let is_boolean = paths.iter().all(|path| path.datatype.name == "boolean");
+    let is_presence = matches!(parameter.expression, Expression::Presence(_));
+    let is_boolean = is_presence || paths.iter().all(|path| path.datatype.name == "boolean");
     if is_boolean && !token.code_only().is_some_and(|code| ["true", "false"].contains(&code)) {
         return Err("is neither true nor false".to_owned());
     }
@@ -319,7 +325,17 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        query(text).map(|_| ()).expect_err(text)
+        match query(text) {
+            Err(Wrong::Unsupported(reason)) => reason,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn too_much(text: &str) -> String {
+        match query(text) {
+            Err(Wrong::TooMuch(reason)) => reason,
+            other => panic!("{text}: {other:?}"),
+        }
     }
 
     // G9, G12, B.5
@@ -328,6 +344,7 @@ mod tests {
         for (text, named) in [
             ("Patient", "must be in the format [resourceType]?[parameters]: Patient"),
             ("Patient?", "must be in the format"),
+            ("Patient?&", "must be in the format"),
             ("?gender=male", "unknown resource type: "),
             ("Patients?gender=male", "unknown resource type: Patients"),
             ("Patient/1/Observation?code=x", "unknown resource type: Patient/1/Observation"),
@@ -355,6 +372,11 @@ mod tests {
                 "is not of the system of these codes, http://hl7.org/fhir/administrative-gender",
             ),
             ("Patient?active=yes", "active: yes is neither true nor false"),
+            ("Patient?deceased=yes", "deceased: yes is neither true nor false"),
+            ("Patient?name=%CC%81", "is nothing but accents"),
+            ("Questionnaire?_has:QuestionnaireResponse:questionnaire:status=completed", "canonical URLs"),
+            ("QuestionnaireResponse?questionnaire.title=x", "canonical URLs, which are not followed"),
+            ("Group?_has:Observation:patient:code=x", "patient of Observation refers to Patient, not to Group"),
             ("Patient?active=http://x|true", "has a system, where there are codes without one"),
             ("Patient?identifier=a|b|c", "identifier: a|b|c is no token"),
             ("Patient?identifier=|", "is no token"),
@@ -389,10 +411,10 @@ mod tests {
         }
         let many = |parameter: &str, count| format!("Patient?{}", vec![parameter; count].join("&"));
         assert!(query(&many("gender=male", 30)).is_ok());
-        assert!(refused(&many("gender=male", 31)).contains("more than 30 parameters"));
+        assert!(too_much(&many("gender=male", 31)).contains("30 parameters at most"));
         let values = |count| format!("Patient?_id={}", vec!["a"; count].join(","));
         assert!(query(&values(1_000)).is_ok());
-        assert!(refused(&values(1_001)).contains("more than 1000 values"));
+        assert!(too_much(&values(1_001)).contains("1000 values at most"));
     }
 
     // G9

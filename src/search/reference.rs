@@ -4,7 +4,7 @@ use super::expression::Path;
 use super::uri::{Uri, unversioned};
 use crate::fhir::reference::{PatientBases, is_id, target, without_version};
 use crate::fhir::resource_type::ResourceType;
-use crate::json::Value;
+use crate::json::{Object, Value};
 
 /// A reference that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,15 +32,17 @@ impl ReferenceOperand {
         }
     }
 
-    pub(super) fn is(&self, there: &Referred, bases: &PatientBases) -> bool {
+    pub(super) fn is(&self, there: &Referred<'_>, bases: &PatientBases) -> bool {
         match (self, there) {
             (_, Referred::Literal(literal)) => self.is_to(literal, bases),
-            (Self::Here { resource_type, id }, Referred::Resource(found, found_id)) => {
-                resource_type.is_none_or(|asked| asked == *found) && id == found_id
+            (Self::Here { resource_type, id }, Referred::Resource { resource_type: found, resource, .. }) => {
+                let is_it = resource.get("id").and_then(Value::text).is_some_and(|found| found == id.as_str());
+                is_it && resource_type.is_none_or(|asked| asked == *found)
             }
-            (Self::Url(_), Referred::Resource(..)) => false,
             (Self::Url(asked), Referred::Canonical(url)) => url == asked || unversioned(url) == asked,
             (Self::Here { .. }, Referred::Canonical(url)) => self.is_to(unversioned(url), bases),
+            // What is contained has no name by which to ask for it.
+            (Self::Url(_), Referred::Resource { .. }) | (_, Referred::Contained { .. }) => false,
         }
     }
 
@@ -61,25 +63,44 @@ impl ReferenceOperand {
 }
 
 /// What an element refers to.
-pub(super) enum Referred {
+pub(super) enum Referred<'a> {
     /// By a Reference.
     Literal(String),
+    /// By a Reference to what the resource contains.
+    Contained { resource_type: ResourceType, resource: Value<'a> },
     /// By its canonical URL.
     Canonical(String),
     /// It is there itself, in a Bundle.
-    Resource(ResourceType, String),
+    Resource { resource_type: ResourceType, resource: Value<'a> },
 }
 
-impl Referred {
-    /// Reads it; none if it is to nothing that the way or the parameter is for.
-    pub(super) fn read(value: Value<'_>, path: &Path, targets: &[ResourceType]) -> Result<Option<Self>, String> {
+impl<'a> Referred<'a> {
+    /// Reads an element of a resource; none if it is to nothing that the way or the parameter is for.
+    pub(super) fn read(
+        element: Value<'a>,
+        path: &Path,
+        targets: &[ResourceType],
+        of: &Object<'a>,
+    ) -> Result<Option<Self>, String> {
+        let is_meant = |found: &ResourceType| match path.target {
+            Some(only) => only == *found,
+            None => targets.contains(found),
+        };
         match path.datatype.name {
-            "Reference" => {
-                let literal = literal(value)?.filter(|literal| is_to_one_of(literal, path, targets));
-                Ok(literal.map(Self::Literal))
+            "Reference" => Ok(literal(element)?.and_then(|literal| match literal.strip_prefix('#') {
+                Some(id) => {
+                    let resource = contained(of, id)?;
+                    let resource_type = type_of(resource).filter(is_meant)?;
+                    Some(Self::Contained { resource_type, resource })
+                }
+                None => is_to_one_of(&literal, path, targets).then_some(Self::Literal(literal)),
+            })),
+            "Resource" if element.get("resourceType").is_none() => Err("a resource there cannot be read".to_owned()),
+            "Resource" => {
+                let found = type_of(element).filter(is_meant);
+                Ok(found.map(|resource_type| Self::Resource { resource_type, resource: element }))
             }
-            "Resource" => Ok(resource(value, targets)?.map(|(found, id)| Self::Resource(found, id))),
-            datatype => Uri::read(value, datatype).map(|url| Some(Self::Canonical(url.written.into_owned()))),
+            datatype => Uri::read(element, datatype).map(|url| Some(Self::Canonical(url.written.into_owned()))),
         }
     }
 
@@ -90,21 +111,50 @@ impl Referred {
                 let (name, id) = target(&literal, bases)?;
                 Some((ResourceType::parse(name)?, id.to_owned()))
             }
-            Self::Resource(found, id) => Some((found, id)),
-            Self::Canonical(_) => None,
+            Self::Resource { resource_type, resource } => {
+                Some((resource_type, resource.get("id").and_then(Value::text)?.into_owned()))
+            }
+            Self::Canonical(_) | Self::Contained { .. } => None,
         }
     }
 }
 
-/// The identifier that is written in a Reference; none if what it says of its type is another one than the way is for.
-pub(super) fn identifier<'a>(value: Value<'a>, path: &Path) -> Result<Option<Value<'a>>, String> {
-    let says = |name| value.get(name).and_then(Value::text);
-    let named = match literal(value)? {
-        Some(literal) => target(&literal, &PatientBases::default()).map(|(name, _)| name.to_owned()),
-        None => says("type").map(Into::into),
-    };
-    let is_meant = path.target.is_none_or(|only| named.is_none_or(|named| named == only.as_str()));
-    Ok(value.get("identifier").filter(|_| is_meant))
+/// The resource of this id among those contained.
+fn contained<'a>(of: &Object<'a>, id: &str) -> Option<Value<'a>> {
+    let is_it = |resource: &Value<'a>| resource.get("id").and_then(Value::text).is_some_and(|found| found == id);
+    of.get("contained").into_iter().flat_map(Value::items).find(is_it)
+}
+
+fn type_of(resource: Value<'_>) -> Option<ResourceType> {
+    ResourceType::parse(&resource.get("resourceType")?.text()?)
+}
+
+/// Whether a parameter that leads to some types only leads to what is referred to there.
+pub(super) fn is_meant<'a>(element: Value<'a>, path: &Path, targets: &[ResourceType], of: &Object<'a>) -> bool {
+    match (path.datatype.name, path.target) {
+        ("Reference", None) => true,
+        ("Reference", Some(_)) if element.get("reference").is_none() => is_of_type(element, path),
+        // What cannot be read is something.
+        ("Reference" | "Resource", _) => !matches!(Referred::read(element, path, targets, of), Ok(None)),
+        _ => true,
+    }
+}
+
+/// Whether what a Reference says of its type is what the way is for, if it says anything.
+fn is_of_type(element: Value<'_>, path: &Path) -> bool {
+    let named = element.get("type").and_then(Value::text);
+    path.target.is_none_or(|only| named.is_none_or(|named| named == only.as_str()))
+}
+
+/// The identifier that is written in a Reference; none if it is to another type than the way is for.
+pub(super) fn identifier<'a>(
+    element: Value<'a>,
+    path: &Path,
+    targets: &[ResourceType],
+    of: &Object<'a>,
+) -> Result<Option<Value<'a>>, String> {
+    literal(element)?;
+    Ok(element.get("identifier").filter(|_| is_meant(element, path, targets, of)))
 }
 
 /// The literal of a Reference; none if it is a logical one.
@@ -114,14 +164,6 @@ fn literal(value: Value<'_>) -> Result<Option<String>, String> {
         return Err(wrong());
     }
     value.get("reference").map(|literal| literal.text().map(Into::into).ok_or_else(wrong)).transpose()
-}
-
-/// Type and id of a resource in a Bundle.
-fn resource(value: Value<'_>, targets: &[ResourceType]) -> Result<Option<(ResourceType, String)>, String> {
-    let says = |name| value.get(name).and_then(Value::text);
-    let name = says("resourceType").ok_or_else(|| "a resource there cannot be read".to_owned())?;
-    let found = ResourceType::parse(&name).filter(|found| targets.contains(found));
-    Ok(found.and_then(|found| Some((found, says("id")?.into_owned()))))
 }
 
 /// A way that is for references to one type leads to those only, wherever they point.

@@ -56,9 +56,10 @@ impl<'a> Text<'a> {
 }
 
 impl StringOperand {
-    pub(super) fn new(place: Where, text: &str) -> Self {
+    pub(super) fn new(place: Where, text: &str) -> Result<Self, String> {
         let text = if place == Where::Whole { text.to_owned() } else { folded(text) };
-        Self { place, text }
+        // With nothing, everything begins.
+        if text.is_empty() { Err("is nothing but accents".to_owned()) } else { Ok(Self { place, text }) }
     }
 
     pub(super) fn is(&self, there: &Text<'_>) -> bool {
@@ -71,7 +72,7 @@ impl StringOperand {
 }
 
 /// Without case and without accents.
-fn folded(text: &str) -> String {
+pub(super) fn folded(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }

@@ -53,7 +53,7 @@ impl TokenOperand {
         matches!(&self.system, System::Is(asked) if asked == system)
     }
 
-    /// Codes are what they are: case counts.
+    /// Codes are what they are: case counts, unless what is there is a mere string.
     pub(super) fn is(&self, there: &Coded<'_>) -> bool {
         let is_from = match (&self.system, &there.from) {
             (System::Any, _) | (System::None, From::Bound(_) | From::Written(None)) => true,
@@ -61,7 +61,7 @@ impl TokenOperand {
             (System::Is(system), From::Written(written)) => written.as_deref() == Some(system.as_str()),
             (System::Is(system), From::Bound(datatype)) => datatype.systems().any(|bound| bound == system),
         };
-        is_from && (self.code.is_none() || self.code.as_deref() == there.code.as_deref())
+        is_from && self.code.as_ref().is_none_or(|asked| there.code.as_ref().is_some_and(|code| there.is(asked, code)))
     }
 }
 
@@ -82,6 +82,11 @@ impl<'a> Coded<'a> {
     /// A code without a system beside it.
     pub(super) fn plain(code: Cow<'a, str>, datatype: Datatype) -> Self {
         Self { from: From::Bound(datatype), code: Some(code) }
+    }
+
+    fn is(&self, asked: &str, code: &str) -> bool {
+        let is_string = matches!(self.from, From::Bound(datatype) if datatype.name == "string");
+        asked == code || (is_string && asked.to_lowercase() == code.to_lowercase())
     }
 
     /// An object with a system, and the code in a member of this name.
@@ -143,6 +148,9 @@ pub(super) const WITH_TEXT: [&str; 3] = ["CodeableConcept", "Coding", "Identifie
 
 /// What people read of a code (`:text`).
 pub(super) fn read_texts(value: Value<'_>, datatype: Datatype) -> Result<Vec<Text<'_>>, String> {
+    if !WITH_TEXT.contains(&datatype.name) {
+        return Ok(Vec::new());
+    }
     let value = object(value, datatype)?;
     let codings = value.get("coding").into_iter().flat_map(Value::items);
     let texts: Vec<Value<'_>> = match datatype.name {

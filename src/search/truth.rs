@@ -2,6 +2,9 @@
 
 use super::filter::Lookup;
 
+/// So much is looked up at once: with what is known then, it is judged again.
+const ENOUGH: usize = 65_536;
+
 /// What a condition comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Truth {
@@ -49,7 +52,11 @@ impl Truth {
         match (&mut *self, other) {
             (Self::Yes, _) | (_, Self::No) => {}
             // What can be looked up is looked up before anything is given up.
-            (Self::Depends(lookups), Self::Depends(more)) => lookups.extend(more),
+            (Self::Depends(lookups), Self::Depends(more)) => {
+                if lookups.len() < ENOUGH {
+                    lookups.extend(more);
+                }
+            }
             (Self::Depends(_), Self::Unreadable(_)) | (Self::Unreadable(_), Self::Unreadable(_)) => {}
             (_, other) => *self = other,
         }

@@ -13,7 +13,7 @@ use crate::fhir::parameters::Parameter;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::associated::Associated;
-use crate::search::{self, Filters, Query, Search};
+use crate::search::{self, Filters, Query, Search, Wrong};
 
 /// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
 const FORMATTING: [&str; 2] = ["_format", "_pretty"];
@@ -180,7 +180,12 @@ impl<'a> Reader<'a> {
             self.invalid(IssueType::TooLong, text);
             return None;
         }
-        Query::parse(text).map_err(|wrong| self.unsupported(format!("{invalid}, {wrong}"))).ok()
+        match Query::parse(text) {
+            Ok(query) => return Some(query),
+            Err(Wrong::Unsupported(wrong)) => self.unsupported(format!("{invalid}, {wrong}")),
+            Err(Wrong::TooMuch(wrong)) => self.invalid(IssueType::TooLong, format!("{invalid}, {wrong}")),
+        }
+        None
     }
 
     /// A list of references, or of ids.
@@ -342,6 +347,9 @@ impl<'a> Reader<'a> {
         }
         for text in without_effect {
             self.unsupported(text);
+        }
+        if let Some(excess) = self.request.filters.excess() {
+            self.invalid(IssueType::TooLong, format!("{INVALID_FILTER}, {excess}."));
         }
     }
 
