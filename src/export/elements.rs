@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::request::shown;
 use crate::fhir::elements;
+use crate::fhir::outcome::shown;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::body::Subset;
 

@@ -207,12 +207,3 @@ impl ExportRequest {
         (target.bytes() / 8 * 7 + 1).max(min * 4)
     }
 }
-
-/// A client's own text, short enough to be repeated.
-pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
-    }
-    shown
-}

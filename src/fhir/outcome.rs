@@ -63,3 +63,12 @@ pub(crate) fn operation_outcome(issues: &[Issue]) -> Value {
         .collect();
     json!({ "resourceType": "OperationOutcome", "issue": issues })
 }
+
+/// A client's own text, short enough to be repeated.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(100).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}

@@ -11,6 +11,7 @@ use super::reference::{ReferenceOperand, named};
 use super::string::{StringOperand, Where};
 use super::token::{OfType, TokenOperand, WITH_TEXT};
 use super::uri::{Relation, UriOperand};
+use crate::fhir::outcome::shown;
 use crate::fhir::resource_type::ResourceType;
 
 /// A query asks no more than so many conditions, with so many values in all.
@@ -305,15 +306,6 @@ fn unsupported(parameter: &Parameter, modifier: &str) -> String {
         Kind::Date | Kind::Number | Kind::Quantity | Kind::Composite | Kind::Special => {}
     }
     format!("the modifier :{} of {} is not supported; {} are", shown(modifier), parameter.code(), modifiers.join(", "))
-}
-
-/// A client's own text, short enough to be repeated.
-fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
-    }
-    shown
 }
 
 #[cfg(test)]

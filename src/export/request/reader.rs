@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use time::OffsetDateTime;
 
-use super::{ExportRequest, Refused, Terms, shown};
+use super::{ExportRequest, Refused, Terms};
 use crate::export::elements::ElementList;
 use crate::export::level::Level;
 use crate::fhir::instant;
-use crate::fhir::outcome::{Issue, IssueType, Severity};
+use crate::fhir::outcome::{Issue, IssueType, Severity, shown};
 use crate::fhir::parameters::Parameter;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
