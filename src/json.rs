@@ -129,6 +129,8 @@ impl<'a> Value<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -173,5 +175,55 @@ mod tests {
         assert_eq!((value.get("d").unwrap().number(), value.get("e")), (None, None));
         assert!(value.is_object() && !items[0].is_object());
         assert_eq!(Value("[]").items().count(), 0);
+    }
+
+    fn tree() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            ".{0,6}".prop_map(Into::into),
+            r#"["\\\[\]{},:a]{0,6}"#.prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::vec((r#"["\\a-cé]{0,3}"#, inner), 0..6)
+                    .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    /// Whether a value as it is written is this one, all the way down.
+    fn is(value: Value<'_>, tree: &serde_json::Value) -> bool {
+        match tree {
+            serde_json::Value::Null => value.0 == "null" && value.items().count() == 0,
+            serde_json::Value::Bool(flag) => value.0 == flag.to_string() && value.text().is_none(),
+            serde_json::Value::Number(number) => value.number() == Some(number.to_string().as_str()),
+            serde_json::Value::String(text) => value.text().as_deref() == Some(text) && value.number().is_none(),
+            serde_json::Value::Array(items) => {
+                let items: Vec<_> = items.iter().filter(|item| !item.is_null()).collect();
+                let found: Vec<_> = value.items().collect();
+                found.len() == items.len() && found.into_iter().zip(items).all(|(found, item)| is(found, item))
+            }
+            serde_json::Value::Object(members) => {
+                let object = Object::of(value.0);
+                value.is_object()
+                    && members.iter().all(|(name, member)| {
+                        [value.get(name), object.get(name)]
+                            .into_iter()
+                            .all(|found| found.is_some_and(|found| is(found, member)))
+                    })
+                    && value.get("no such").is_none()
+                    && object.get("no such").is_none()
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_those_of_the_text(tree in tree()) {
+            prop_assert!(is(Value(&tree.to_string()), &tree), "{tree}");
+        }
     }
 }
