@@ -80,24 +80,24 @@ pub(super) fn compile(resource_type: ResourceType, below: &[Path], text: &str) -
         return Ok(Expression::Presence(branch(resource_type, below, path)?));
     }
     let mut paths = Vec::new();
-    for text in union(text) {
+    for text in parts(text, '|') {
         paths.extend(branch(resource_type, below, text)?);
     }
     Ok(Expression::Elements(paths))
 }
 
-/// The branches of a union, cut where no bracket is open.
-fn union(text: &str) -> Vec<&str> {
+/// The parts between these separators that stand outside brackets: branches of a union, steps of a path.
+fn parts(text: &str, separator: char) -> Vec<&str> {
     let mut depth = 0_usize;
-    let branches = text.split(|c| {
+    let parts = text.split(|c| {
         match c {
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        c == '|' && depth == 0
+        c == separator && depth == 0
     });
-    branches.map(str::trim).collect()
+    parts.map(str::trim).collect()
 }
 
 /// `(path as Type).rest`, `path.as(Type)`, `path`.
@@ -110,7 +110,7 @@ fn branch(resource_type: ResourceType, below: &[Path], text: &str) -> Result<Vec
         Some((path, cast)) => (path, Some(cast.trim())),
         None => (inner, None),
     };
-    let mut steps = steps(path.trim());
+    let mut steps = parts(path, '.');
     let is_absolute = steps.first() == Some(&"%resource");
     let starts_at_type =
         steps.first().is_some_and(|first| [resource_type.as_str(), "Resource", "DomainResource"].contains(first));
@@ -125,24 +125,10 @@ fn branch(resource_type: ResourceType, below: &[Path], text: &str) -> Result<Vec
     if let Some(cast) = cast {
         paths = of_type(paths, cast);
     }
-    for step in rest.map(self::steps).unwrap_or_default() {
+    for step in rest.map(|rest| parts(rest, '.')).unwrap_or_default() {
         paths = follow(resource_type, &paths, step)?;
     }
     if paths.is_empty() { Err(format!("{text} leads nowhere")) } else { Ok(paths) }
-}
-
-/// The steps of a path, cut at dots outside brackets.
-fn steps(path: &str) -> Vec<&str> {
-    let mut depth = 0_usize;
-    let steps = path.split(|c| {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        c == '.' && depth == 0
-    });
-    steps.collect()
 }
 
 /// Goes one step on from each.
