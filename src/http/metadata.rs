@@ -1,16 +1,18 @@
 //! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
-use super::response::fhir_response;
+use super::response::{fhir_json, fhir_response};
 use crate::config::Dialect;
 use crate::fhir::resource_type::ResourceType;
 use crate::search::parameter;
@@ -21,15 +23,12 @@ const PATIENT_EXPORT: &str = "Patient-it-export";
 const GROUP_EXPORT: &str = "Group-i-export";
 const POLL_STATUS: &str = "-s-export-poll-status";
 
-/// Every type that an export may contain, with the search parameters that its filters may have (rule J5).
-static EXPORTED: LazyLock<Vec<(ResourceType, Value)>> = LazyLock::new(|| {
-    let exported = |resource_type| (resource_type, exported(resource_type));
-    ResourceType::exportable().map(exported).collect()
-});
-
 /// `[base]/metadata`; open to everybody, as FHIR wants it.
-pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> Response {
-    fhir_response(StatusCode::OK, &statement(&app))
+pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> impl IntoResponse {
+    // It has thousands of search parameters. A process is one server, of which nothing changes that stands here.
+    static TEXT: OnceLock<Bytes> = OnceLock::new();
+    let text = TEXT.get_or_init(|| statement(&app).to_string().into()).clone();
+    ([(CONTENT_TYPE, fhir_json())], text)
 }
 
 /// `[base]/OperationDefinition/<id>`
@@ -109,8 +108,8 @@ fn resources(base: &str) -> Vec<Value> {
         "conditionalRead": "full-support",
         "documentation": "The files of an export: NDJSON, or this resource for Accept: application/fhir+json.",
     });
-    let with_operations = |(resource_type, exported): &(ResourceType, Value)| {
-        let mut exported = exported.clone();
+    let with_operations = |resource_type: ResourceType| {
+        let mut exported = exported(resource_type);
         match resource_type.as_str() {
             "OperationDefinition" => exported["interaction"] = json!([{ "code": "read" }]),
             "Patient" => exported["operation"] = exports(base, "patient-export", PATIENT_EXPORT),
@@ -119,9 +118,10 @@ fn resources(base: &str) -> Vec<Value> {
         }
         exported
     };
-    EXPORTED.iter().map(with_operations).chain([binary]).collect()
+    ResourceType::exportable().map(with_operations).chain([binary]).collect()
 }
 
+/// A type, with the search parameters that its filters may have (rule J5).
 fn exported(resource_type: ResourceType) -> Value {
     let parameters = parameter::of(resource_type).values();
     json!({
