@@ -51,21 +51,6 @@ async fn fill(database: &Database) {
         .await;
 }
 
-/// Keeps all parts that are planned from now on until they are let go.
-async fn hold(database: &Database) {
-    database
-        .execute(
-            "create function hold() returns trigger language plpgsql as
-                'begin new.not_before := ''infinity''; return new; end';
-            create trigger hold before insert on export_part for each row execute function hold()",
-        )
-        .await;
-}
-
-async fn let_go(database: &Database) {
-    database.execute("update export_part set not_before = '-infinity'; notify export_work").await;
-}
-
 // G9
 #[tokio::test]
 async fn a_chain_leads_to_whatever_may_be_referred_to() {
@@ -146,12 +131,12 @@ async fn a_search_sees_the_state_at_the_transaction_time() {
     fill(&database).await;
     let server = Server::start(&database).await;
     let anybody = server.anybody();
-    hold(&database).await;
+    database.hold_parts().await;
     let job = kick_off(&anybody, "/$export?_type=Observation", &["Observation?subject.identifier=1"]).await;
     eventually("it is planned", || async { database.count("export_part").await > 0 }).await;
     database.put(&[&identified("Patient", "a", "changed"), &identified("Patient", "b", "1")]).await;
     database.delete("Device", "d").await;
-    let_go(&database).await;
+    database.let_parts_go().await;
     assert_eq!(names(&job.completed().await).await, "Observation/o-a Observation/o-d Observation/o-g");
 }
 
@@ -210,7 +195,7 @@ async fn many_parts_and_lost_workers_find_the_same() {
 async fn what_is_too_much_to_be_known_is_looked_up() {
     let database = Database::create().await;
     let server = with_many(&database, 60).await;
-    hold(&database).await;
+    database.hold_parts().await;
     let job = kick_off(&server.anybody(), "/$export?_type=Observation", &["Observation?patient.identifier=1"]).await;
     eventually("it is planned", || async { database.count("export_part").await > 0 }).await;
     database
@@ -220,7 +205,7 @@ async fn what_is_too_much_to_be_known_is_looked_up() {
             job.id()
         ))
         .await;
-    let_go(&database).await;
+    database.let_parts_go().await;
     assert_eq!(job.completed().await.resources().await.len(), 20);
 }
 

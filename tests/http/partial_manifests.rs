@@ -20,17 +20,6 @@ const WITH_DELETIONS: &str = "?_since=2020-01-01T00:00:00Z&allowPartialManifests
 /// Small files, so that an export of a few hundred Patients has parts enough.
 const SMALL_FILES: (&str, &str) = ("export.file_target", "4KiB");
 
-/// Lets no part be taken until it is released.
-async fn hold_parts(database: &Database) {
-    database
-        .execute(
-            "create function hold() returns trigger language plpgsql
-            as $$ begin new.not_before = '2999-01-01'; return new; end $$;
-            create trigger hold before insert on export_part for each row execute function hold()",
-        )
-        .await;
-}
-
 /// Lets these parts be done, and waits until they are.
 async fn release(database: &Database, which: &str) {
     eventually("it is planned", || async { database.count("export_job where state = 'accepted'").await == 0 }).await;
@@ -45,7 +34,7 @@ async fn release(database: &Database, which: &str) {
 async fn held(patients: usize) -> Database {
     let database = Database::create().await;
     database.put_patients(patients).await;
-    hold_parts(&database).await;
+    database.hold_parts().await;
     database
 }
 
@@ -211,7 +200,7 @@ async fn a_file_that_is_told_of_can_be_had_in_every_way() {
 #[tokio::test]
 async fn only_its_owner_gets_it_and_only_with_the_right_to_it() {
     let (database, issuer, server) = set_up().await;
-    hold_parts(&database).await;
+    database.hold_parts().await;
     let alice = server.with_token(&issuer.ehealth_token("alice", &ROLES));
     let job = alice.kick_off(WITH_DELETIONS).await;
     release(&database, "stage = 'output'").await;
@@ -528,7 +517,7 @@ async fn of_a_failed_export_nothing_can_be_had_any_more() {
 async fn a_cancel_takes_all_but_a_file_that_is_being_downloaded() {
     let database = Database::create().await;
     put_mebibytes(&database, 24).await;
-    hold_parts(&database).await;
+    database.hold_parts().await;
     let server = Server::start_with(&database, &[("retention.sweep", "100ms")]).await;
     let anybody = server.anybody();
     let job = anybody.kick_off(WITH_DELETIONS).await;

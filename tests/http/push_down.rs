@@ -1,24 +1,29 @@
 //! What a filter tells the indexes changes nothing of what comes out: `_typeFilter`, of which they are asked, gives the same
-//! as `_typePostFetchFilterUrl`, which only judges (rules G9, G12), over random resources of every type.
+//! as `_typePostFetchFilterUrl`, which only judges (rules G9, G12), over random resources of every type, at every level,
+//! whatever is written between planning and reading.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::{Caller, Database, Random, Server};
+use crate::support::{Caller, Database, Job, Random, Server, eventually};
 
 const IDS: u64 = 6;
 const PATIENTS: u64 = 4;
 /// Filters of so many types in one export.
-const TYPES_AT_ONCE: usize = 48;
+const TYPES_AT_ONCE: usize = 75;
 /// Where one type or another refers to its patient.
 const OF_PATIENT: [&str; 8] =
     ["subject", "patient", "beneficiary", "individual", "for", "candidate", "source", "recorder"];
 
-/// The types that are exported, and which of `patient` and `subject` each can be searched by.
-async fn types(caller: &Caller) -> Vec<(String, Vec<&'static str>)> {
+/// A type, and which of `patient` and `subject` it can be searched by.
+type Searchable = (String, Vec<&'static str>);
+
+/// The types that are exported.
+async fn types(caller: &Caller) -> Vec<Searchable> {
     let statement: Value = caller.get("/metadata").send().await.unwrap().json().await.unwrap();
     let resources = statement["rest"][0]["resource"].as_array().unwrap();
     let by_patient = |resource: &Value| {
@@ -45,18 +50,18 @@ fn random_resource(random: &mut Random, resource_type: &str) -> String {
         };
         resource[element] = json!({ "reference": reference });
     }
+    if resource_type == "Provenance" {
+        let target = if random.below(2) == 0 { "Observation" } else { "Patient" };
+        resource["target"] = json!([{ "reference": format!("{target}/r{}", random.below(PATIENTS)) }]);
+    }
     resource.to_string()
 }
 
-/// Resources of each type, of one version or several, and some of them deleted.
-async fn fill(database: &Database, random: &mut Random, types: &[(String, Vec<&str>)]) {
-    for round in 0..4 {
+/// Resources of each type; in four rounds of one version or several, and some of them deleted.
+async fn fill(database: &Database, random: &mut Random, types: &[Searchable], rounds: Range<u64>) {
+    for round in rounds {
         for chunk in types.chunks(TYPES_AT_ONCE) {
-            let mut resources = Vec::new();
-            for (resource_type, _) in chunk {
-                resources.extend((0..3).map(|_| random_resource(random, resource_type)));
-            }
-            database.put(&resources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            put_of_each(database, random, chunk, 3).await;
         }
         for (resource_type, _) in types.iter().filter(|_| round == 2 && random.below(2) == 0) {
             let current: BTreeSet<(String,)> =
@@ -74,6 +79,25 @@ async fn fill(database: &Database, random: &mut Random, types: &[(String, Vec<&s
     }
 }
 
+async fn put_of_each(database: &Database, random: &mut Random, types: &[Searchable], count: usize) {
+    let mut resources = Vec::new();
+    for (resource_type, _) in types {
+        resources.extend((0..count).map(|_| random_resource(random, resource_type)));
+    }
+    database.put(&resources.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+/// A Group of few, who are looked up one by one, and one of many, for whom a type is read from end to end: both of the
+/// first so many of the patients.
+async fn put_groups(database: &Database, patients: u64) {
+    for (id, others) in [("few", 0), ("many", 150)] {
+        let ids = (0..patients).map(|n| format!("r{n}")).chain((0..others).map(|n| format!("other{n}")));
+        let members = ids.map(|id| json!({ "entity": { "reference": format!("Patient/{id}") } }));
+        let group = json!({ "resourceType": "Group", "id": id, "member": members.collect::<Vec<_>>() });
+        database.put(&[&group.to_string()]).await;
+    }
+}
+
 /// The dates of all versions, for queries.
 async fn dates(database: &Database) -> Vec<String> {
     let dates: Vec<(OffsetDateTime,)> = sqlx::query_as("select distinct last_updated from resource order by 1")
@@ -84,7 +108,7 @@ async fn dates(database: &Database) -> Vec<String> {
 }
 
 /// A query that tells an index something.
-fn random_query(random: &mut Random, (resource_type, by_patient): &(String, Vec<&str>), dates: &[String]) -> String {
+fn random_query(random: &mut Random, (resource_type, by_patient): &Searchable, dates: &[String]) -> String {
     let mut pick = |from: &[&str]| from[random.below(from.len() as u64) as usize].to_owned();
     let date = |pick: &mut dyn FnMut(&[&str]) -> String| {
         let dates: Vec<&str> = dates.iter().map(String::as_str).collect();
@@ -115,10 +139,32 @@ fn random_query(random: &mut Random, (resource_type, by_patient): &(String, Vec<
     }
 }
 
-async fn lines(caller: &Caller, path: &str, parameters: &[Value]) -> Vec<String> {
-    let body = json!({ "resourceType": "Parameters", "parameter": parameters }).to_string();
-    let manifest = caller.accepted(caller.export_by_post_at(path, &body)).await.completed().await;
-    let mut lines: Vec<_> = manifest.lines("output").await.into_iter().map(|(_, line)| line).collect();
+/// Where an export starts, of what types, and whether of all versions.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    path: &'a str,
+    since: Option<&'a str>,
+    types: &'a [Searchable],
+    history: bool,
+}
+
+impl Asked<'_> {
+    /// With these filters, as this parameter.
+    async fn start(self, caller: &Caller, parameter: &str, queries: &[String]) -> Job {
+        let names: Vec<&str> = self.types.iter().map(|(name, _)| name.as_str()).collect();
+        let mut parameters = vec![
+            json!({ "name": "_type", "valueString": names.join(",") }),
+            json!({ "name": "_includeHistory", "valueBoolean": self.history }),
+        ];
+        parameters.extend(self.since.map(|since| json!({ "name": "_since", "valueInstant": since })));
+        parameters.extend(queries.iter().map(|query| json!({ "name": parameter, "valueString": query })));
+        let body = json!({ "resourceType": "Parameters", "parameter": parameters }).to_string();
+        caller.accepted(caller.export_by_post_at(self.path, &body)).await
+    }
+}
+
+async fn lines(job: Job) -> Vec<String> {
+    let mut lines: Vec<_> = job.completed().await.lines("output").await.into_iter().map(|(_, line)| line).collect();
     lines.sort_unstable();
     lines
 }
@@ -132,27 +178,42 @@ async fn indexes_find_all_that_the_filter_admits() {
     assert_eq!(types.len(), 145);
     let seed = 1 + u64::from(uuid::Uuid::new_v4().as_fields().0);
     let mut random = Random::new(seed);
-    fill(&database, &mut random, &types).await;
+    fill(&database, &mut random, &types, 0..2).await;
+    put_groups(&database, 1).await;
+    let export = async |path: &str| anybody.accepted(anybody.export_at(path)).await.completed().await;
+    let since = export("/$export?_type=Group").await.transaction_time().to_owned();
+    fill(&database, &mut random, &types, 2..4).await;
+    // One who is new.
+    put_groups(&database, 2).await;
+    let of_patients: BTreeSet<String> =
+        export("/Patient/$export").await.lines("output").await.into_iter().map(|(name, _)| name).collect();
+    let of_patients: Vec<Searchable> = types.iter().filter(|(name, _)| of_patients.contains(name)).cloned().collect();
     let dates = dates(&database).await;
-    let mut found = 0;
-    for chunk in types.chunks(TYPES_AT_ONCE) {
-        let names: Vec<&str> = chunk.iter().map(|(name, _)| name.as_str()).collect();
-        let mut all = vec![json!({ "name": "_type", "valueString": names.join(",") })];
-        for (path, history) in [("/$export", false), ("/$export", true)] {
-            all.truncate(1);
-            all.push(json!({ "name": "_includeHistory", "valueBoolean": history }));
-            let whole = lines(&anybody, path, &all).await;
-            let queries: Vec<String> = chunk.iter().map(|of| random_query(&mut random, of, &dates)).collect();
-            let asked = |parameter: &str| {
-                let queries = queries.iter().map(|query| json!({ "name": parameter, "valueString": query }));
-                all.iter().cloned().chain(queries).collect::<Vec<_>>()
-            };
-            let told = lines(&anybody, path, &asked("_typeFilter")).await;
-            let judged = lines(&anybody, path, &asked("_typePostFetchFilterUrl")).await;
-            assert_eq!(told, judged, "seed {seed}, history {history}: {queries:?}");
-            assert!(told.len() < whole.len(), "seed {seed}: something is left out");
+    for (path, since, types) in [
+        ("/$export", None, &types),
+        ("/Patient/$export", None, &of_patients),
+        ("/Group/few/$export", None, &of_patients),
+        ("/Group/few/$export", Some(since.as_str()), &of_patients),
+        ("/Group/many/$export", None, &of_patients),
+        ("/Group/many/$export", Some(since.as_str()), &of_patients),
+    ] {
+        let (mut all, mut found) = (0, 0);
+        for (types, history) in types.chunks(TYPES_AT_ONCE).flat_map(|types| [(types, false), (types, true)]) {
+            let asked = Asked { path, since, types, history };
+            let queries: Vec<String> = types.iter().map(|of| random_query(&mut random, of, &dates)).collect();
+            all += lines(asked.start(&anybody, "", &[]).await).await.len();
+            let judged = lines(asked.start(&anybody, "_typePostFetchFilterUrl", &queries).await).await;
+            database.hold_parts().await;
+            let told = asked.start(&anybody, "_typeFilter", &queries).await;
+            eventually("it is planned", || async { database.count("export_job where state = 'accepted'").await == 0 })
+                .await;
+            // What it reads is superseded by then.
+            put_of_each(&database, &mut random, types, 2).await;
+            database.let_parts_go().await;
+            let told = lines(told).await;
+            assert_eq!(told, judged, "seed {seed}, {path} since {since:?}, history {history}: {queries:?}");
             found += told.len();
         }
+        assert!(found > 0 && found < all, "seed {seed}: {found} of {all} at {path}");
     }
-    assert!(found > 0, "seed {seed}");
 }

@@ -121,6 +121,22 @@ impl Database {
         connection
     }
 
+    /// Lets no part be taken that is planned from now on.
+    pub async fn hold_parts(&self) {
+        self.execute(
+            "create function hold() returns trigger language plpgsql
+                as 'begin new.not_before := ''2999-01-01''; return new; end';
+            create trigger hold before insert on export_part for each row execute function hold()",
+        )
+        .await;
+    }
+
+    /// Lets them all be taken, and those planned later.
+    pub async fn let_parts_go(&self) {
+        self.execute("drop function hold cascade; update export_part set not_before = '-infinity'; notify export_work")
+            .await;
+    }
+
     pub async fn count(&self, from: &str) -> i64 {
         let query = format!("select count(*) from {from}");
         sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&self.pool).await.unwrap()
