@@ -111,19 +111,20 @@ fn wrong_in(entries: &[&Entry]) -> Option<&'static str> {
 
 fn count_ends(diary: &[Entry], findings: &Findings) {
     for entry in diary {
+        let of_stage = |what: &str| format!("{what}, {}", entry.stage.as_deref().unwrap_or_default());
         let is_change = entry.was != entry.becomes;
         match (entry.part, entry.becomes.as_deref()) {
             (None, Some(state @ ("completed" | "failed" | "cancelled"))) if is_change => {
                 findings.count(Of::Seen, &format!("jobs {state}"));
             }
             (Some(_), Some("running")) if entry.was.as_deref() == Some("running") => {
-                findings.count(Of::Seen, "parts taken over");
+                findings.count(Of::Seen, &of_stage("parts taken over"));
                 if let Some(late) = entry.lease_until.map(|until| entry.at - until) {
                     findings.took("from the end of a lease until its part was taken over", late.unsigned_abs());
                 }
             }
-            (Some(_), Some("pending")) => findings.count(Of::Seen, "parts given back"),
-            (Some(_), Some("done")) => findings.count(Of::Seen, "parts done"),
+            (Some(_), Some("pending")) => findings.count(Of::Seen, &of_stage("parts given back")),
+            (Some(_), Some("done")) => findings.count(Of::Seen, &of_stage("parts done")),
             _ => {}
         }
     }

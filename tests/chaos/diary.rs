@@ -10,6 +10,7 @@ create table chaos_diary (
     at timestamptz not null default clock_timestamp(),
     job text not null,
     part int,
+    stage text,
     was text,
     becomes text,
     attempt int,
@@ -42,8 +43,8 @@ execute function chaos_job();
 create function chaos_part() returns trigger language plpgsql as $$
 begin
     -- The lease that ran out is what a take-over is measured by.
-    insert into chaos_diary (job, part, was, becomes, attempt, failures, worker, lease_until)
-    values (new.job_id, new.ordinal, old.state, new.state, new.attempt, new.failures, new.worker, old.lease_until);
+    insert into chaos_diary (job, part, stage, was, becomes, attempt, failures, worker, lease_until)
+    values (new.job_id, new.ordinal, new.stage, old.state, new.state, new.attempt, new.failures, new.worker, old.lease_until);
     return null;
 end
 $$;
@@ -58,6 +59,7 @@ pub struct Entry {
     pub at: OffsetDateTime,
     pub job: String,
     pub part: Option<i32>,
+    pub stage: Option<String>,
     pub was: Option<String>,
     pub becomes: Option<String>,
     pub attempt: i32,
@@ -77,7 +79,8 @@ pub async fn keep(pool: &PgPool) {
 /// All of it, in order.
 pub async fn read(pool: &PgPool) -> Vec<Entry> {
     sqlx::query_as(
-        "select at, job, part, was, becomes, attempt, failures, worker, lease_until, transaction_time, expires_at, reason
+        "select at, job, part, stage, was, becomes, attempt, failures, worker, lease_until, transaction_time, expires_at,
+            reason
         from chaos_diary order by entry",
     )
     .fetch_all(pool)
@@ -92,7 +95,7 @@ pub fn of_job(diary: &[Entry], job: &str) -> String {
         .iter()
         .filter(|entry| entry.job == job)
         .map(|entry| {
-            let what = entry.part.map_or("job".to_owned(), |part| format!("part {part}"));
+            let what = entry.part.map_or("job".to_owned(), |part| format!("part {part} ({})", text(&entry.stage)));
             let (was, becomes) = (text(&entry.was), text(&entry.becomes));
             let Entry { at, attempt, failures, worker, transaction_time, reason, .. } = entry;
             let extra = [

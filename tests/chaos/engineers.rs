@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::client::{Client, below_base};
 use crate::download::{Downloader, Manner, NoFile, PLAIN};
 use crate::export::{Asked, Ended, Exporter};
+use crate::filter::Filter;
 use crate::findings::{Findings, Of};
 use crate::installation::RETENTION;
 use crate::random::Random;
@@ -77,10 +78,27 @@ impl Engineer {
         Asked::of(&types)
     }
 
-    /// The whole, or some types; removed afterwards, or left to expire.
+    /// Some types, or what filters let through.
+    fn something(&mut self) -> Asked {
+        if self.random.one_in(2) { self.some_types() } else { self.filtered() }
+    }
+
+    /// One filter or several; perhaps with Provenance for the sake of what they let through.
+    fn filtered(&mut self) -> Asked {
+        let mut filters = Filter::ALL.to_vec();
+        self.random.shuffle(&mut filters);
+        filters.truncate(1 + self.random.index(filters.len()));
+        let with_provenance = self.random.one_in(2);
+        Asked { filters, with_provenance, ..Asked::of(&["Patient", "Observation"]) }
+    }
+
+    /// The whole, or something of it; removed afterwards, or left to expire.
     async fn export(&mut self, exporter: &Exporter<'_>) {
-        let asked = if self.random.one_in(3) { Asked::of(&type_names()) } else { self.some_types() };
+        let asked = if self.random.one_in(3) { Asked::of(&type_names()) } else { self.something() };
         if let Some((job, export)) = exporter.export(&asked, &mut self.random).await {
+            if !asked.filters.is_empty() {
+                exporter.findings.count(Of::Seen, "exports with filters");
+            }
             exporter.findings.keep(export);
             if !self.random.one_in(3) {
                 exporter.delete(&job).await;
@@ -103,7 +121,7 @@ impl Engineer {
     }
 
     async fn cancel(&mut self, exporter: &Exporter<'_>) {
-        let asked = self.some_types();
+        let asked = self.something();
         let Some(job) = exporter.kick_off(&asked, &mut self.random).await else { return };
         tokio::time::sleep(self.random.time(0..1_500)).await;
         exporter.delete(&job).await;

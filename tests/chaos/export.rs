@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::client::{Answer, Client, Request, Unanswered, below_base};
 use crate::download::{Downloader, NoFile};
+use crate::filter::Filter;
 use crate::findings::{Findings, Of};
 use crate::random::Random;
 
@@ -26,17 +27,27 @@ pub struct Asked {
     pub types: Vec<String>,
     /// As the server wrote it.
     pub since: Option<String>,
+    pub filters: Vec<Filter>,
+    /// Of Provenances those that are about what comes out, and no others.
+    pub with_provenance: bool,
 }
 
 impl Asked {
     pub fn of(types: &[&str]) -> Self {
-        Self { types: types.iter().map(|name| (*name).to_owned()).collect(), since: None }
+        Self { types: types.iter().map(|name| (*name).to_owned()).collect(), ..Self::default() }
+    }
+
+    /// Exports that look elsewhere before anything comes out.
+    pub fn with_a_chain() -> Self {
+        Self { filters: vec![Filter::Chain], ..Self::of(&["Observation"]) }
     }
 
     fn query(&self) -> String {
         let types = (!self.types.is_empty()).then(|| format!("_type={}", self.types.join(",")));
         let since = self.since.as_ref().map(|since| format!("_since={since}"));
-        let parameters: Vec<String> = types.into_iter().chain(since).collect();
+        let filters = self.filters.iter().map(|filter| format!("_typeFilter={}", filter.query()));
+        let provenance = self.with_provenance.then(|| "includeAssociatedData=RelevantProvenanceResources".to_owned());
+        let parameters: Vec<String> = types.into_iter().chain(since).chain(filters).chain(provenance).collect();
         if parameters.is_empty() { "/$export".to_owned() } else { format!("/$export?{}", parameters.join("&")) }
     }
 }

@@ -9,7 +9,8 @@ use futures_util::TryStreamExt;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 
-use crate::export::{Export, brief};
+use crate::export::{Asked, Export, brief};
+use crate::filter::{State, let_through, provenances_about};
 use crate::findings::Findings;
 
 /// One version; a deletion has no text.
@@ -20,7 +21,7 @@ pub struct Version {
 }
 
 /// `Type/id`, split.
-type Name = (String, String);
+pub type Name = (String, String);
 
 pub struct History {
     resources: BTreeMap<Name, Vec<Version>>,
@@ -76,7 +77,7 @@ impl History {
     }
 
     /// The state of these types at an instant, by name; of all types where none is named.
-    fn state(&self, instant: OffsetDateTime, types: &[String]) -> BTreeMap<&Name, &Arc<str>> {
+    fn state(&self, instant: OffsetDateTime, types: &[String]) -> State<'_> {
         self.at(instant)
             .filter(|(name, _)| types.is_empty() || types.contains(&name.0))
             .filter_map(|(name, version)| Some((name, version.text.as_ref()?)))
@@ -85,18 +86,28 @@ impl History {
 
     /// Whether the export is exactly what was asked for; says what differs.
     pub fn check(&self, export: &Export, findings: &Findings) {
-        let since = export.asked.since.as_ref().map(|since| parse(since));
-        let types = &export.asked.types;
+        let Asked { types, since, filters, with_provenance } = &export.asked;
+        let since = since.as_ref().map(|since| parse(since));
+        let state = self.state(export.transaction_time, &[]);
+        let is_let_through = let_through(filters, &state);
         let is_wanted = |(name, version): &(&Name, &Version)| {
-            (types.is_empty() || types.contains(&name.0)) && since.is_none_or(|since| version.at > since)
+            (types.is_empty() || types.contains(&name.0))
+                && !(*with_provenance && name.0 == "Provenance")
+                && since.is_none_or(|since| version.at > since)
         };
-        let (mut output, mut deleted) = (Vec::new(), Vec::new());
+        let (mut output, mut names, mut deleted) = (Vec::new(), HashSet::new(), Vec::new());
         for (name, version) in self.at(export.transaction_time).filter(is_wanted) {
             match &version.text {
-                Some(text) => output.push(text.as_ref()),
+                Some(text) if is_let_through(name) => {
+                    output.push(text.as_ref());
+                    names.insert(format!("{}/{}", name.0, name.1));
+                }
                 None if since.is_some() => deleted.push(format!("{}/{}", name.0, name.1)),
-                None => {}
+                _ => {}
             }
+        }
+        if *with_provenance {
+            output.extend(provenances_about(&names, &state).into_iter().map(AsRef::as_ref));
         }
         let found: Vec<&str> = export.output.iter().map(AsRef::as_ref).collect();
         let deletions: Vec<&str> = export.deleted.iter().map(String::as_str).collect();

@@ -33,6 +33,7 @@ mod download;
 mod engineers;
 mod export;
 mod fault;
+mod filter;
 mod findings;
 mod gate;
 mod history;

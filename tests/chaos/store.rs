@@ -17,10 +17,11 @@ use crate::proxy::{Proxy, Way};
 use crate::random::Random;
 
 /// Types that change: name, resources in the beginning, length of their text.
-const TYPES: [(&str, u64, u64); 5] = [
+const TYPES: [(&str, u64, u64); 6] = [
     ("Patient", 600, 300),
     ("Observation", 1200, 200),
     ("Task", 400, 150),
+    ("Provenance", 300, 100),
     ("Basic", 120, 6_000),
     ("DocumentReference", 3, 1_200_000),
 ];
@@ -35,7 +36,7 @@ const PICTURE_TEXT: i32 = 256 << 10;
 /// Fills an empty store; with a large type or without.
 pub async fn fill(pool: &PgPool, random: &mut Random, with_large: bool) {
     for (type_name, count, length) in TYPES {
-        let changes: Vec<Change> = (0..count).map(|n| put(type_name, n, &text(random, length))).collect();
+        let changes: Vec<Change> = (0..count).map(|n| put(random, type_name, n, length)).collect();
         for batch in changes.chunks(200) {
             write(pool, batch).await.unwrap();
         }
@@ -79,10 +80,31 @@ pub fn type_names() -> Vec<&'static str> {
     TYPES.iter().map(|(name, _, _)| *name).collect()
 }
 
-fn put(type_name: &str, n: u64, text: &str) -> Change {
-    let json =
-        format!(r#"{{"resourceType":"{type_name}","id":"r{n}","text":{{"status":"generated","div":"{text}"}}}}"#);
+fn put(random: &mut Random, type_name: &str, n: u64, length: u64) -> Change {
+    let (text, searched) = (text(random, length), searched(random, type_name));
+    let json = format!(
+        r#"{{"resourceType":"{type_name}","id":"r{n}"{searched},"text":{{"status":"generated","div":"{text}"}}}}"#
+    );
     Change::Put(Resource::parse(json.as_bytes(), &PatientBases::default()).unwrap())
+}
+
+/// The members that filters look at, as they change from version to version; with a comma before each.
+fn searched(random: &mut Random, type_name: &str) -> String {
+    // Often of those that change often.
+    let n = if random.one_in(2) { random.below(20) } else { random.below(600) };
+    let is_one = random.one_in(2);
+    match type_name {
+        "Patient" => format!(r#","gender":"{}""#, if is_one { "female" } else { "male" }),
+        "Observation" => {
+            let status = if is_one { "final" } else { "preliminary" };
+            format!(r#","status":"{status}","subject":{{"reference":"Patient/r{n}"}}"#)
+        }
+        "Provenance" => {
+            let target = if is_one { "Observation" } else { "Patient" };
+            format!(r#","target":[{{"reference":"{target}/r{n}"}}]"#)
+        }
+        _ => String::new(),
+    }
 }
 
 /// Words: they compress, but not to nothing.
@@ -105,7 +127,7 @@ fn change(random: &mut Random) -> Change {
     let n = if random.one_in(2) { random.below(20) } else { random.below(count + count / 4 + 1) };
     match random.below(4) {
         0 => Change::Delete(ResourceType::parse(type_name).unwrap(), format!("r{n}")),
-        _ => put(type_name, n, &text(random, length)),
+        _ => put(random, type_name, n, length),
     }
 }
 

@@ -24,18 +24,20 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     gate::build(&installation.pool).await;
     let idle = installation.start().await;
     for _ in 0..if run.long { ROUNDS.1 } else { ROUNDS.0 } {
-        freeze_and_thaw(&installation, &mut random, findings).await;
+        // The second in the middle of its search.
+        for asked in [Asked::of(&["Task"]), Asked::with_a_chain()] {
+            freeze_and_thaw(&installation, &asked, &mut random, findings).await;
+        }
     }
     checks::check(&installation, idle, findings).await;
     installation.stop().await;
 }
 
-async fn freeze_and_thaw(installation: &Installation, random: &mut Random, findings: &Findings) {
+async fn freeze_and_thaw(installation: &Installation, asked: &Asked, random: &mut Random, findings: &Findings) {
     let client = installation.client();
     let exporter = Exporter { client: &client, findings, retention: RETENTION };
-    let gate = Gate::before_files(&installation.pool).await;
-    let asked = Asked::of(&["Task"]);
-    let job = exporter.kick_off(&asked, random).await.unwrap();
+    let gate = Gate::before_parts(&installation.pool).await;
+    let job = exporter.kick_off(asked, random).await.unwrap();
     let frozen = installation.worker_on(&job.id).await;
     let held = frozen.hold().await;
     held.signal(Signal::STOP);
@@ -49,9 +51,10 @@ async fn freeze_and_thaw(installation: &Installation, random: &mut Random, findi
         held.signal(Signal::CONT);
     }
     gate.open().await;
-    let export = exporter.have(&job, &asked, random).await;
+    let is_over = "chaos_diary where job = $1 and part is null and becomes in ('completed', 'failed')";
+    installation.wait_for(is_over, &job.id).await;
     held.signal(Signal::CONT);
-    match export {
+    match exporter.have(&job, asked, random).await {
         Some(export) => findings.keep(export),
         None => findings.violation(format!("job {}, whose worker was frozen, has no files", job.id)),
     }

@@ -21,7 +21,7 @@ const BOUND: Duration = LEASE.saturating_add(Duration::from_secs(1));
 /// In the short run, whose machine may be busy with other things: sooner than who only looks now and then.
 const LOOSE_BOUND: Duration = LEASE.saturating_add(Duration::from_secs(4));
 
-/// Parts, then planning, so many times each.
+/// Parts, searches, then planning, so many times each.
 const ROUNDS: (usize, usize) = (2, 20);
 /// The default: it is not what makes a worker look.
 const FALLBACK_POLL: (&str, &str) = ("export.fallback_poll", "10s");
@@ -30,6 +30,7 @@ const FALLBACK_POLL: (&str, &str) = ("export.fallback_poll", "10s");
 #[derive(Clone, Copy)]
 enum What {
     Part,
+    Search,
     Planning,
 }
 
@@ -40,10 +41,11 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
     gate::build(&installation.pool).await;
     let idle = installation.start().await;
     for _ in 0..if run.long { ROUNDS.1 } else { ROUNDS.0 } {
-        for what in [What::Part, What::Planning] {
+        for what in [What::Part, What::Search, What::Planning] {
             let took = pick_up(&installation, what, &mut random, findings).await;
             let kind = match what {
                 What::Part => "from the death of a worker until its part was picked up",
+                What::Search => "from the death of a worker until its search was picked up",
                 What::Planning => "from the death of a planner until its job was picked up",
             };
             findings.took(kind, took);
@@ -62,13 +64,16 @@ async fn pick_up(installation: &Installation, what: What, random: &mut Random, f
     let (pool, client) = (&installation.pool, installation.client());
     let exporter = Exporter { client: &client, findings, retention: RETENTION };
     let gate = match what {
-        What::Part => Gate::before_files(pool).await,
+        What::Part | What::Search => Gate::before_parts(pool).await,
         What::Planning => Gate::before_planning(pool).await,
     };
-    let asked = Asked::of(&["Task"]);
+    let asked = match what {
+        What::Part | What::Planning => Asked::of(&["Task"]),
+        What::Search => Asked::with_a_chain(),
+    };
     let job = exporter.kick_off(&asked, random).await.unwrap();
     let holder: &Replica = match what {
-        What::Part => installation.worker_on(&job.id).await,
+        What::Part | What::Search => installation.worker_on(&job.id).await,
         What::Planning => installation.planner().await,
     };
     // Anywhere between two renewals.
@@ -91,6 +96,8 @@ async fn pick_up(installation: &Installation, what: What, random: &mut Random, f
 async fn next_claim(pool: &PgPool, what: What, job: &str, killed: OffsetDateTime) -> OffsetDateTime {
     let is_claim = match what {
         What::Part => "part is not null and becomes = 'running'",
+        // Of several, others may be claimed for the first time.
+        What::Search => "stage = 'search' and becomes = 'running' and attempt > 1",
         What::Planning => "part is null and becomes = 'accepted'",
     };
     let query = format!("select min(at) from chaos_diary where job = $1 and at > $2 and {is_claim}");

@@ -34,7 +34,7 @@ pub async fn run(postgres: &Arc<Postgres>, run: Run, findings: &Arc<Findings>) {
 async fn silence(installation: &Installation, random: &mut Random, findings: &Findings) {
     let client = installation.client();
     let exporter = Exporter { client: &client, findings, retention: RETENTION };
-    let gate = Gate::before_files(&installation.pool).await;
+    let gate = Gate::before_parts(&installation.pool).await;
     let asked = Asked::of(&["Task"]);
     let job = exporter.kick_off(&asked, random).await.unwrap();
     let worker = installation.worker_on(&job.id).await;
