@@ -20,6 +20,7 @@ pub(crate) mod announcement;
 mod block;
 pub(crate) mod chosen;
 pub(crate) mod claim;
+mod collected;
 mod coverage;
 mod deadline;
 mod elements;
@@ -41,6 +42,7 @@ mod seek;
 mod sink;
 mod trouble;
 mod unreadable;
+mod waiting;
 pub(crate) mod worker;
 
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! Files organised by patient: block after block, each a header that refers to a patient, and the resources of that
 //! patient's compartment (rules F9, G10).
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, ValueRef};
@@ -33,10 +36,10 @@ impl Place {
 pub(super) async fn read_blocks(
     reader: &mut PgConnection,
     compartments: &Compartments,
-    asked: impl Fn(ResourceType) -> Asked,
+    asked: impl Fn(ResourceType) -> Arc<Asked>,
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
-    let asked: Vec<Asked> = compartments.types().iter().map(|resource_type| asked(*resource_type)).collect();
+    let asked: Vec<Arc<Asked>> = compartments.types().iter().map(|resource_type| asked(*resource_type)).collect();
     let mut query = compartments.bodies();
     let mut rows = query.build().persistent(false).fetch(reader);
     let mut last: Option<Place> = None;
@@ -48,7 +51,7 @@ pub(super) async fn read_blocks(
         }
         if !last.as_ref().is_some_and(|last| last.is_of_patient_of(&place)) {
             if last.is_some() {
-                sink.lines.end_block(ORGANIZED).await?;
+                sink.end_block(ORGANIZED).await?;
             }
             sink.lines.begin_block(header(&place.patient));
         }
@@ -60,13 +63,13 @@ pub(super) async fn read_blocks(
         return Err(torn());
     }
     if last.is_some() {
-        sink.lines.end_block(ORGANIZED).await?;
+        sink.end_block(ORGANIZED).await?;
     }
-    Ok(sink.lines.end_file(ORGANIZED).await?)
+    sink.end_file(ORGANIZED).await
 }
 
 /// A resource, or a piece of a long one.
-async fn read_row(row: &PgRow, asked: &Asked, long: &mut Long, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+async fn read_row(row: &PgRow, asked: &Arc<Asked>, long: &mut Long, sink: &mut Sink<'_>) -> Result<(), Stopped> {
     let body = row.try_get_raw(3)?;
     if body.is_null() {
         let piece = Piece { of: row.try_get(4)?, offset: row.try_get(5)?, bytes: row.try_get(6)? };
@@ -77,7 +80,7 @@ async fn read_row(row: &PgRow, asked: &Asked, long: &mut Long, sink: &mut Sink<'
         return Err(torn());
     }
     let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-    sink.put(body, asked, ORGANIZED).await?;
+    sink.put(Cow::Borrowed(body), asked, ORGANIZED).await?;
     sink.paced.read(body.len()).await;
     Ok(())
 }
@@ -96,14 +99,14 @@ impl Long {
         self.of.is_none()
     }
 
-    async fn add(&mut self, piece: Piece, asked: &Asked, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+    async fn add(&mut self, piece: Piece, asked: &Arc<Asked>, sink: &mut Sink<'_>) -> Result<(), Stopped> {
         if piece.offset != self.read || self.of.is_some_and(|of| of != piece.of) {
             return Err(torn());
         }
         if piece.offset == 0 {
             self.of = Some(piece.of);
             if asked.is_nothing() {
-                sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED).await?;
+                sink.begin_line(u64::from(piece.of.unsigned_abs()), ORGANIZED).await?;
             } else {
                 self.whole.reserve_exact(piece.of.unsigned_abs() as usize);
             }
@@ -121,7 +124,7 @@ impl Long {
         if asked.is_nothing() {
             return Ok(sink.end_line(ORGANIZED).await?);
         }
-        sink.put(&whole, asked, ORGANIZED).await
+        sink.put(Cow::Owned(whole), asked, ORGANIZED).await
     }
 }
 

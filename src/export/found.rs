@@ -1,72 +1,35 @@
 //! What the searches of an export have found (rule G9: chains, `_has`): Type/id of each, noted by the parts that find it and
 //! committed with them. Nothing that depends on it is judged before all of them are done.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::binary::ndjson::Gone;
+use super::collected::{self, Collected};
 use crate::fhir::resource_type::ResourceType;
 use crate::search::Lookup;
 
-/// What was found is stored when it takes so much memory, about, …
-const BATCH: usize = 1 << 20;
-/// … of which this is what one takes besides its id.
-const AROUND: usize = 64;
-/// So much is known at a time of what was found: neighbours mostly share their patient.
+/// So much is remembered of what was asked for, and so much is known without asking at most: neighbours mostly share their
+/// patient.
 const KNOWN: usize = 65_536;
+/// So much is asked for in one statement.
+const ASKED: usize = 16_384;
 
-/// What was found, each once.
-pub(super) struct Batch {
-    searches: Vec<i32>,
-    types: Vec<String>,
-    ids: Vec<String>,
-}
-
+/// What was found, by the number of the search and the type.
+pub(super) type Batch = collected::Batch<(i32, ResourceType)>;
 /// Collects what is found.
-pub(super) struct Finds {
-    found: BTreeMap<(i32, ResourceType), HashSet<String>>,
-    bytes: usize,
-    batches: mpsc::Sender<Batch>,
-}
-
-impl Finds {
-    /// A collector, and where its batches come out.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Batch>) {
-        let (batches, received) = mpsc::channel(1);
-        (Self { found: BTreeMap::new(), bytes: 0, batches }, received)
-    }
-
-    /// Notes a resource that the search of this number has found.
-    pub(super) async fn note(&mut self, search: i32, resource_type: ResourceType, id: String) -> Result<(), Gone> {
-        let bytes = id.len() + AROUND;
-        if self.found.entry((search, resource_type)).or_default().insert(id) {
-            self.bytes += bytes;
-        }
-        if self.bytes >= BATCH { self.pass_on().await } else { Ok(()) }
-    }
-
-    /// Passes on what was found so far.
-    pub(super) async fn pass_on(&mut self) -> Result<(), Gone> {
-        if self.found.is_empty() {
-            return Ok(());
-        }
-        let mut batch = Batch { searches: Vec::new(), types: Vec::new(), ids: Vec::new() };
-        for ((search, resource_type), ids) in std::mem::take(&mut self.found) {
-            batch.ids.extend(ids);
-            batch.searches.resize(batch.ids.len(), search);
-            batch.types.resize(batch.ids.len(), resource_type.as_str().to_owned());
-        }
-        self.bytes = 0;
-        self.batches.send(batch).await.map_err(|_| Gone)
-    }
-}
+pub(super) type Finds = Collected<(i32, ResourceType)>;
 
 /// Stores what is not known yet: found before by this part, or by one that is done. What others find at this moment is
 /// stored twice rather than waited for.
-pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: &Batch) -> Result<(), sqlx::Error> {
+pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: Batch) -> Result<(), sqlx::Error> {
+    let (mut searches, mut types, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    for ((search, resource_type), found) in batch {
+        ids.extend(found);
+        searches.resize(ids.len(), search);
+        types.resize(ids.len(), resource_type.as_str().to_owned());
+    }
     sqlx::query!(
         "-- export.found.store
         insert into export_found (job_id, search, resource_type, resource_id)
@@ -80,9 +43,9 @@ pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: &Batc
             offset 0
         )",
         job,
-        &batch.searches,
-        &batch.types,
-        &batch.ids
+        &searches,
+        &types,
+        &ids
     )
     .execute(connection)
     .await?;
@@ -94,6 +57,8 @@ pub(super) struct Known<'a> {
     pool: &'a PgPool,
     job: Uuid,
     known: HashMap<Lookup, bool>,
+    /// What is to be asked for.
+    wanted: HashSet<Lookup>,
     extent: Extent,
 }
 
@@ -109,7 +74,7 @@ enum Extent {
 
 impl<'a> Known<'a> {
     pub(super) fn of(pool: &'a PgPool, job: Uuid) -> Self {
-        Self { pool, job, known: HashMap::new(), extent: Extent::Nothing }
+        Self { pool, job, known: HashMap::new(), wanted: HashSet::new(), extent: Extent::Nothing }
     }
 
     /// Whether it was found, if that is known.
@@ -117,34 +82,49 @@ impl<'a> Known<'a> {
         self.known.get(lookup).copied().or((self.extent == Extent::All).then_some(false))
     }
 
-    /// Makes room for what one resource may depend on. Not while it is judged: that would never end.
+    /// Notes what is to be asked for, each once.
+    pub(super) fn want(&mut self, lookups: Vec<Lookup>) {
+        self.wanted.extend(lookups);
+    }
+
+    /// Whether so much is to be asked for that no more may wait for it.
+    pub(super) fn wants_much(&self) -> bool {
+        self.wanted.len() >= KNOWN
+    }
+
+    /// Learns whether what is wanted was found.
+    pub(super) async fn learn(&mut self) -> Result<(), sqlx::Error> {
+        let wanted: Vec<Lookup> = self.wanted.drain().collect();
+        if self.extent == Extent::Nothing {
+            self.learn_all_if_little().await?;
+        }
+        if self.extent == Extent::Some {
+            for wanted in wanted.chunks(ASKED) {
+                self.look_up(wanted).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room, if much is known.
     pub(super) fn make_room(&mut self) {
-        if self.extent == Extent::Some && self.known.len() >= KNOWN {
+        if self.extent == Extent::Some && self.known.len() > KNOWN {
             self.known.clear();
         }
     }
 
-    /// Learns whether these were found.
-    pub(super) async fn learn(&mut self, lookups: Vec<Lookup>) -> Result<(), sqlx::Error> {
-        if self.extent == Extent::Nothing {
-            self.learn_all_if_little().await?;
-        }
-        if self.extent == Extent::Some { self.look_up(lookups).await } else { Ok(()) }
-    }
-
     async fn learn_all_if_little(&mut self) -> Result<(), sqlx::Error> {
-        let found = sqlx::query!(
-            "-- export.found.all
-            select search, resource_type, resource_id from export_found where job_id = $1 and search >= 0 limit $2",
-            self.job,
-            i64::try_from(KNOWN).unwrap_or(i64::MAX)
-        )
-        .fetch_all(self.pool)
-        .await?;
-        if found.len() == KNOWN {
+        if !self.is_little().await? {
             self.extent = Extent::Some;
             return Ok(());
         }
+        let found = sqlx::query!(
+            "-- export.found.all
+            select search, resource_type, resource_id from export_found where job_id = $1 and search >= 0",
+            self.job
+        )
+        .fetch_all(self.pool)
+        .await?;
         self.known.extend(found.into_iter().filter_map(|row| {
             let (search, resource_type) = (usize::try_from(row.search).ok()?, ResourceType::parse(&row.resource_type)?);
             Some((Lookup { search, resource_type, id: row.resource_id }, true))
@@ -153,7 +133,20 @@ impl<'a> Known<'a> {
         Ok(())
     }
 
-    async fn look_up(&mut self, lookups: Vec<Lookup>) -> Result<(), sqlx::Error> {
+    /// Whether all that was found may be known at a time.
+    async fn is_little(&self) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"-- export.found.is_little
+            select count(*) < $2 as "is_little!"
+            from (select from export_found where job_id = $1 and search >= 0 limit $2) as found"#,
+            self.job,
+            i64::try_from(KNOWN).unwrap_or(i64::MAX)
+        )
+        .fetch_one(self.pool)
+        .await
+    }
+
+    async fn look_up(&mut self, wanted: &[Lookup]) -> Result<(), sqlx::Error> {
         let number = |lookup: &Lookup| i32::try_from(lookup.search).unwrap_or(i32::MAX);
         let found = sqlx::query_scalar!(
             r#"-- export.found.learn
@@ -167,13 +160,13 @@ impl<'a> Known<'a> {
                 with ordinality as wanted (search, resource_type, resource_id, ordinal)
             order by ordinal"#,
             self.job,
-            &lookups.iter().map(number).collect::<Vec<_>>(),
-            &lookups.iter().map(|lookup| lookup.resource_type.as_str().to_owned()).collect::<Vec<_>>(),
-            &lookups.iter().map(|lookup| lookup.id.clone()).collect::<Vec<_>>()
+            &wanted.iter().map(number).collect::<Vec<_>>(),
+            &wanted.iter().map(|lookup| lookup.resource_type.as_str().to_owned()).collect::<Vec<_>>(),
+            &wanted.iter().map(|lookup| lookup.id.clone()).collect::<Vec<_>>()
         )
         .fetch_all(self.pool)
         .await?;
-        self.known.extend(lookups.into_iter().zip(found));
+        self.known.extend(wanted.iter().cloned().zip(found));
         Ok(())
     }
 }

@@ -38,24 +38,49 @@ impl<'a> Gate<'a> {
         Self { context, known, left_out: 0, unreadable: Unreadable::that_are("left out") }
     }
 
-    /// Whether a resource comes out.
-    pub(super) async fn admits(&mut self, filter: &Filter, body: &[u8]) -> Result<bool, Stopped> {
+    /// Whether a resource comes out; none if that depends on what is not known yet. [`learn`](Gate::learn) asks for it.
+    pub(super) fn judge(&mut self, asked: &Asked, body: &[u8]) -> Result<Option<bool>, Stopped> {
+        let Some(filter) = &asked.filter else { return Ok(Some(true)) };
         let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        self.known.make_room();
-        let is_admitted = loop {
-            let judgement = filter.judge(body, &self.context, &|lookup| self.known.get(lookup));
-            match judgement {
-                Judgement::Admitted => break true,
-                Judgement::LeftOut => break false,
-                Judgement::Unreadable(reason) => {
-                    self.unreadable.note(body, &reason);
-                    break false;
-                }
-                Judgement::Depends(lookups) => self.known.learn(lookups).await?,
+        let is_admitted = match filter.judge(body, &self.context, &|lookup| self.known.get(lookup)) {
+            Judgement::Admitted => true,
+            Judgement::LeftOut => false,
+            Judgement::Unreadable(reason) => {
+                self.unreadable.note(body, &reason);
+                false
+            }
+            Judgement::Depends(lookups) => {
+                self.known.want(lookups);
+                return Ok(None);
             }
         };
         self.left_out += i64::from(!is_admitted);
-        Ok(is_admitted)
+        Ok(Some(is_admitted))
+    }
+
+    /// Whether a resource comes out, whatever has to be asked for that: one that depends on very much says so bit by bit.
+    pub(super) async fn admits(&mut self, asked: &Asked, body: &[u8]) -> Result<bool, Stopped> {
+        loop {
+            match self.judge(asked, body)? {
+                Some(is_admitted) => return Ok(is_admitted),
+                None => self.learn().await?,
+            }
+        }
+    }
+
+    /// Whether no more should wait.
+    pub(super) fn wants_much(&self) -> bool {
+        self.known.wants_much()
+    }
+
+    /// Asks for all that was not known.
+    pub(super) async fn learn(&mut self) -> Result<(), sqlx::Error> {
+        self.known.learn().await
+    }
+
+    /// Makes room when nothing waits any more: before that it would have to be asked for again.
+    pub(super) fn make_room(&mut self) {
+        self.known.make_room();
     }
 
     /// How many were left out.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -161,19 +162,21 @@ impl Lease {
         Ok(self.types()?.into_iter().map(slice).collect())
     }
 
-    /// Where the resources are that may come out. A search looks at all of them.
+    /// Where the resources are that may come out, or by which a search may find anything.
     fn narrowed(&self, resource_type: ResourceType) -> Narrowed {
-        let filter = self.filters.of(resource_type).filter(|_| self.stage != Stage::Search);
-        filter.map(|filter| filter.narrowed().clone()).unwrap_or_default()
+        match self.stage {
+            Stage::Search => self.filters.searched(resource_type),
+            _ => self.filters.of(resource_type).map(|filter| filter.narrowed().clone()).unwrap_or_default(),
+        }
     }
 
     /// What is asked of the resources of a type.
-    pub(super) fn asked(&self, resource_type: ResourceType) -> Asked {
-        Asked {
+    pub(super) fn asked(&self, resource_type: ResourceType) -> Arc<Asked> {
+        Arc::new(Asked {
             filter: self.filters.of(resource_type),
             subset: self.elements.subset(resource_type),
             noted: self.noted.contains(&resource_type).then_some(resource_type),
-        }
+        })
     }
 
     /// A type that this version does not know may have been planned by a newer one: it is not left out. Nor does it come

@@ -2,21 +2,17 @@
 //! outside the Patient compartment, one step from what is put out. The parts that put it out note what it refers to; when
 //! all of them are done, the parts of the stage `referenced` put that out, each resource once.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::collected::{self, BATCH, Collected};
 use crate::binary::ndjson::Gone;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::body::References;
-
-/// References are stored when they take so much memory, about, …
-const BATCH: usize = 1 << 20;
-/// … of which this is what one takes besides its id.
-const AROUND: usize = 64;
 
 /// What of the references in a part's resources counts.
 #[derive(Debug, Clone)]
@@ -26,69 +22,53 @@ pub(super) struct Wanted {
     pub(super) base: String,
 }
 
-/// References that were found, each once.
-pub(super) struct Batch {
-    types: Vec<String>,
-    ids: Vec<String>,
-}
+/// References that were found.
+pub(super) type Batch = collected::Batch<ResourceType>;
 
-/// Collects them from what a part puts out.
+/// Collects the references in what a part puts out.
 pub(super) struct Collector {
     wanted: Wanted,
     references: References,
-    found: BTreeMap<ResourceType, HashSet<String>>,
-    bytes: usize,
-    batches: mpsc::Sender<Batch>,
+    collected: Collected<ResourceType>,
 }
 
 impl Collector {
     /// A collector, and where its batches come out.
     pub(super) fn of(wanted: Wanted) -> (Self, mpsc::Receiver<Batch>) {
-        let (batches, received) = mpsc::channel(1);
-        let found = BTreeMap::new();
-        (Self { wanted, references: References::default(), found, bytes: 0, batches }, received)
+        let (collected, batches) = Collected::new();
+        (Self { wanted, references: References::default(), collected }, batches)
     }
 
     /// Reads the next piece of what is put out.
     pub(super) async fn read(&mut self, piece: &[u8]) -> Result<(), Gone> {
         for piece in piece.chunks(BATCH) {
-            let Self { wanted, references, found, bytes, .. } = self;
+            let Self { wanted, references, collected } = self;
             references.read(piece, |text| {
                 if let Some((resource_type, id)) = reference::own(text, &wanted.base)
                     && wanted.types.contains(&resource_type)
                 {
-                    let ids = found.entry(resource_type).or_default();
-                    if !ids.contains(id) {
-                        ids.insert(id.to_owned());
-                        *bytes += id.len() + AROUND;
-                    }
+                    collected.add(resource_type, id);
                 }
             });
-            if self.bytes >= BATCH {
-                self.pass_on().await?;
-            }
+            collected.pass_on_if_much().await?;
         }
         Ok(())
     }
 
     /// Passes on what was found so far.
     pub(super) async fn pass_on(&mut self) -> Result<(), Gone> {
-        if self.found.is_empty() {
-            return Ok(());
-        }
-        let mut batch = Batch { types: Vec::new(), ids: Vec::new() };
-        for (resource_type, ids) in std::mem::take(&mut self.found) {
-            batch.types.resize(batch.types.len() + ids.len(), resource_type.as_str().to_owned());
-            batch.ids.extend(ids);
-        }
-        self.bytes = 0;
-        self.batches.send(batch).await.map_err(|_| Gone)
+        self.collected.pass_on().await
     }
 }
 
 /// Stores what is not known yet: found before by this part, or by one that is done. What others find at this moment is
 /// stored twice rather than waited for.
-pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: &Batch) -> Result<(), sqlx::Error> {
+pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: Batch) -> Result<(), sqlx::Error> {
+    let (mut types, mut ids) = (Vec::new(), Vec::new());
+    for (resource_type, found) in batch {
+        ids.extend(found);
+        types.resize(ids.len(), resource_type.as_str().to_owned());
+    }
     sqlx::query!(
         "-- export.referenced.store
         insert into export_reference (job_id, resource_type, resource_id)
@@ -101,8 +81,8 @@ pub(super) async fn store(connection: &mut PgConnection, job: Uuid, batch: &Batc
             offset 0
         )",
         job,
-        &batch.types,
-        &batch.ids
+        &types,
+        &ids
     )
     .execute(connection)
     .await?;

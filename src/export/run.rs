@@ -1,6 +1,8 @@
 //! One part: rows → lines → chunks → files, in one transaction with the part's completion. Reading, compressing and
 //! storing overlap; what is under way is bounded by a few blocks.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
@@ -19,6 +21,7 @@ use super::referenced::{self, Collector};
 use super::remark::remark;
 use super::seek::seek;
 use super::sink::{Sink, Stopped};
+use super::waiting::Waiting;
 use super::worker::Workers;
 use crate::binary::Unwritten;
 use crate::binary::ndjson::pipeline;
@@ -78,6 +81,7 @@ async fn put_out(
     let context = Context { at: lease.window.at, bases: workers.patient_bases.clone() };
     let mut sink = Sink {
         gate: Gate::of(context, Known::of(&workers.pool, lease.job)),
+        waiting: Waiting::default(),
         lines,
         references,
         finds,
@@ -96,8 +100,8 @@ async fn put_out(
         loop {
             tokio::select! {
                 Some(packed) = chunks.recv() => files.write(&mut transaction, packed).await?,
-                Some(batch) = next(&mut batches) => referenced::store(&mut transaction, lease.job, &batch).await?,
-                Some(batch) = next(&mut found) => found::store(&mut transaction, lease.job, &batch).await?,
+                Some(batch) = next(&mut batches) => referenced::store(&mut transaction, lease.job, batch).await?,
+                Some(batch) = next(&mut found) => found::store(&mut transaction, lease.job, batch).await?,
                 else => return Ok::<_, Error>(()),
             }
         }
@@ -153,13 +157,13 @@ async fn read_rows(reader: &mut PgConnection, lease: &Lease, rows: &Rows, sink: 
         finds.pass_on().await?;
     }
     // Deletions of all types share their files.
-    Ok(sink.lines.end_file(DELETIONS).await?)
+    sink.end_file(DELETIONS).await
 }
 
 async fn read_resources(
     reader: &mut PgConnection,
     slice: &Slice,
-    asked: &Asked,
+    asked: &Arc<Asked>,
     sink: &mut Sink<'_>,
 ) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
@@ -173,7 +177,7 @@ async fn read_resources(
             continue;
         }
         let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-        sink.put(body, asked, type_name).await?;
+        sink.put(Cow::Borrowed(body), asked, type_name).await?;
         sink.paced.read(body.len()).await;
     }
     drop(rows);
@@ -182,10 +186,10 @@ async fn read_resources(
             read_in_pieces(reader, slice, key, sink).await?;
         } else {
             let body = read_whole(reader, slice, key, &mut sink.paced).await?;
-            sink.put(&body, asked, type_name).await?;
+            sink.put(Cow::Owned(body), asked, type_name).await?;
         }
     }
-    Ok(sink.lines.end_file(type_name).await?)
+    sink.end_file(type_name).await
 }
 
 /// A long resource, never in memory as a whole.
@@ -199,7 +203,7 @@ async fn read_in_pieces(
     let mut pieces = Pieces::of(slice, reader, key);
     while let Some(piece) = pieces.next(&mut sink.paced).await? {
         if piece.offset == 0 {
-            sink.lines.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
+            sink.begin_line(u64::from(piece.of.unsigned_abs()), type_name).await?;
         }
         sink.append(&piece.bytes).await?;
     }

@@ -1,5 +1,5 @@
-//! A part of the stage `search`: reads all there is of its types at the transaction time, and notes what the searches of
-//! the export's filters find by it. It puts out nothing but what it could not read.
+//! A part of the stage `search`: reads what there is of its types at the transaction time, but for what the indexes
+//! leave out, and notes what the searches of the export's filters find by it. It puts out nothing but what it could not read.
 
 use std::sync::atomic::Ordering;
 
@@ -57,7 +57,7 @@ pub(super) async fn seek(
     };
     let store = async {
         while let Some(batch) = batches.recv().await {
-            found::store(&mut transaction, lease.job, &batch).await?;
+            found::store(&mut transaction, lease.job, batch).await?;
         }
         Ok::<_, Error>(())
     };
@@ -102,6 +102,7 @@ impl Seeker<'_> {
     }
 
     async fn look_at(&mut self, slice: &Slice, body: &str) -> Result<(), Stopped> {
+        let mut unreadable = None;
         for (number, search) in (0_i32..).zip(&self.searches) {
             if search.resource_type() != slice.resource_type {
                 continue;
@@ -109,11 +110,16 @@ impl Seeker<'_> {
             match search.finds(body, &self.context) {
                 Ok(found) => {
                     for (resource_type, id) in found {
-                        self.finds.note(number, resource_type, id).await?;
+                        self.finds.add((number, resource_type), &id);
                     }
+                    self.finds.pass_on_if_much().await?;
                 }
-                Err(reason) => self.unreadable.note(body, &reason),
+                // It is told once, whatever reads it.
+                Err(reason) => unreadable = unreadable.or(Some(reason)),
             }
+        }
+        if let Some(reason) = unreadable {
+            self.unreadable.note(body, &reason);
         }
         self.lease.examined.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -1,11 +1,14 @@
 //! Where what is read of a part goes: through the gate, into lines, which are counted, at the pace of the governor.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::found::Finds;
 use super::gate::{Asked, Gate};
 use super::governor::Paced;
 use super::referenced::Collector;
+use super::waiting::{Resource, Waiting};
 use crate::binary::ndjson::{Gone, Lines};
 use crate::resource::associated::COMES_OUT;
 use crate::resource::body::{Subset, id_in};
@@ -32,6 +35,7 @@ impl From<Gone> for Stopped {
 /// Where what is read goes.
 pub(super) struct Sink<'a> {
     pub(super) gate: Gate<'a>,
+    pub(super) waiting: Waiting,
     pub(super) lines: Lines,
     /// Notes what they refer to, if that is to come, too.
     pub(super) references: Option<Collector>,
@@ -43,22 +47,76 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// A resource: what is asked of it, if it is admitted.
-    pub(super) async fn put(&mut self, body: &[u8], asked: &Asked, resource_type: &str) -> Result<(), Stopped> {
-        if let Some(filter) = &asked.filter
-            && !self.gate.admits(filter, body).await?
-        {
-            self.examined.fetch_add(1, Ordering::Relaxed);
+    /// A resource: what is asked of it, if it is admitted, now or when that is known.
+    pub(super) async fn put(
+        &mut self,
+        body: Cow<'_, [u8]>,
+        asked: &Arc<Asked>,
+        resource_type: &'static str,
+    ) -> Result<(), Stopped> {
+        match self.gate.judge(asked, &body)? {
+            Some(true) if self.waiting.is_empty() => self.put_out(&body, asked, resource_type).await,
+            Some(false) => {
+                self.leave_out();
+                Ok(())
+            }
+            judged => {
+                let (body, asked, is_admitted) = (body.into_owned(), Arc::clone(asked), judged.is_some());
+                self.waiting.add(Resource { body, asked, resource_type, is_admitted });
+                if self.waiting.is_full() || self.gate.wants_much() { self.settle().await } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Learns what those that wait depend on, all at once, and lets them go.
+    async fn settle(&mut self) -> Result<(), Stopped> {
+        if self.waiting.is_empty() {
             return Ok(());
         }
+        self.gate.learn().await?;
+        for Resource { body, asked, resource_type, is_admitted } in self.waiting.take() {
+            if is_admitted || self.gate.admits(&asked, &body).await? {
+                self.put_out(&body, &asked, resource_type).await?;
+            } else {
+                self.leave_out();
+            }
+        }
+        self.gate.make_room();
+        Ok(())
+    }
+
+    fn leave_out(&self) {
+        self.examined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn put_out(&mut self, body: &[u8], asked: &Asked, resource_type: &str) -> Result<(), Stopped> {
         if let (Some(finds), Some(resource_type)) = (&mut self.finds, asked.noted) {
             let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            finds.note(COMES_OUT, resource_type, id_in(body).to_owned()).await?;
+            finds.add((COMES_OUT, resource_type), id_in(body));
+            finds.pass_on_if_much().await?;
         }
         match &asked.subset {
             None => Ok(self.push(body, resource_type).await?),
             Some(subset) => self.push_subset(subset, body, resource_type).await,
         }
+    }
+
+    /// Begins a line that comes in pieces, after those that wait.
+    pub(super) async fn begin_line(&mut self, bytes: u64, resource_type: &str) -> Result<(), Stopped> {
+        self.settle().await?;
+        Ok(self.lines.begin_line(bytes, resource_type).await?)
+    }
+
+    /// Ends the block under way: nothing waits for longer.
+    pub(super) async fn end_block(&mut self, resource_type: &str) -> Result<(), Stopped> {
+        self.settle().await?;
+        Ok(self.lines.end_block(resource_type).await?)
+    }
+
+    /// Ends the file under way: nothing waits for longer.
+    pub(super) async fn end_file(&mut self, resource_type: &str) -> Result<(), Stopped> {
+        self.settle().await?;
+        Ok(self.lines.end_file(resource_type).await?)
     }
 
     pub(super) async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {

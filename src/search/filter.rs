@@ -134,6 +134,12 @@ impl Filters {
         searches
     }
 
+    /// Where the resources of this type are that a search may match.
+    pub(crate) fn searched(&self, resource_type: ResourceType) -> Narrowed {
+        let of_type = self.searches().into_iter().filter(|search| search.resource_type() == resource_type);
+        Narrowed::by(&of_type.map(|search| search.query).collect::<Vec<_>>())
+    }
+
     /// What is asked of resources of this type; nothing if they come whole.
     pub(crate) fn of(&self, resource_type: ResourceType) -> Option<Filter> {
         let of = |queries: &[Query]| -> Vec<Query> {
