@@ -17,9 +17,10 @@ pub(crate) mod serve;
 
 pub(crate) use limit::{Downloads, Polls};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -55,6 +56,8 @@ pub(crate) struct App {
     pub(crate) useless: Arc<Notify>,
     /// Tell that an export has ended.
     pub(crate) announcements: Announcements,
+    /// The CapabilityStatement as it is sent, once it is made.
+    pub(crate) statement: OnceLock<Bytes>,
     /// Cancelled when nothing new is to be taken.
     pub(crate) stopping: CancellationToken,
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -115,6 +115,7 @@ impl Server {
             downloads: Downloads::new(&config.http),
             useless: Arc::clone(&useless),
             announcements: announcements.clone(),
+            statement: OnceLock::new(),
             stopping: shutdown.soft.clone(),
             config: config.clone(),
         });

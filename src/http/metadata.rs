@@ -1,9 +1,8 @@
 //! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -25,9 +24,8 @@ const POLL_STATUS: &str = "-s-export-poll-status";
 
 /// `[base]/metadata`; open to everybody, as FHIR wants it.
 pub(super) async fn capability_statement(State(app): State<Arc<App>>) -> impl IntoResponse {
-    // It has thousands of search parameters. A process is one server, of which nothing changes that stands here.
-    static TEXT: OnceLock<Bytes> = OnceLock::new();
-    let text = TEXT.get_or_init(|| statement(&app).to_string().into()).clone();
+    // It has thousands of search parameters, and nothing of it changes while the server runs.
+    let text = app.statement.get_or_init(|| statement(&app).to_string().into()).clone();
     ([(CONTENT_TYPE, fhir_json())], text)
 }
 
