@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn all_queries_together_are_not_too_much() {
         let values = format!("Patient?_id={}", vec!["a"; 1_000].join(","));
-        assert_eq!(filters(&vec![values.as_str(); 5], &[]).excess(), None);
-        let more = filters(&vec![values.as_str(); 5], &["Patient?gender=male"]).excess();
+        assert_eq!(filters(&[values.as_str(); 5], &[]).excess(), None);
+        let more = filters(&[values.as_str(); 5], &["Patient?gender=male"]).excess();
         assert!(more.is_some_and(|text| text.contains("5000 values at most")));
         let chain = "Observation?subject:Patient.gender=male";
         assert_eq!(filters(&vec![chain; 25], &vec![chain; 25]).excess(), None);
