@@ -24,7 +24,7 @@ pub use schema::migrate;
 const NOBODY_TAKES: (&str, &str) = ("tcp_user_timeout", "60s");
 /// What this version can do, for the guard that keeps replicas of older ones from what they cannot (migration 8). A version
 /// that adds something which must not be left out of an export counts one on.
-pub(crate) const ABLE: i16 = 2;
+pub(crate) const ABLE: i16 = 3;
 /// How long to wait for a connection.
 const CONNECTING: Duration = Duration::from_secs(5);
 

@@ -25,7 +25,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -62,25 +62,41 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
 }
 
-/// The FHIR API under `/fhir`.
+/// Where something is, the methods it has besides HEAD and OPTIONS, and who answers.
+type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
+
+/// Every route there is.
+fn table() -> Vec<Route> {
+    let kick_off = || get(kick_off::get).post(kick_off::post);
+    let poll_status = get(poll_status::get).post(poll_status::post).delete(poll_status::delete);
+    vec![
+        ("/fhir/$export", &["GET", "POST"], kick_off()),
+        ("/fhir/Patient/$export", &["GET", "POST"], kick_off()),
+        ("/fhir/Patient/{id}/$export", &["GET", "POST"], kick_off()),
+        ("/fhir/Group/{id}/$export", &["GET", "POST"], kick_off()),
+        ("/fhir/$export-poll-status", &["GET", "POST", "DELETE"], poll_status),
+        ("/fhir/Binary/{id}", &["GET"], get(binary::read)),
+        ("/fhir/Binary/{id}/_history/{version}", &["GET"], get(binary::read_version)),
+        ("/fhir/metadata", &["GET"], get(metadata::capability_statement)),
+        ("/fhir/OperationDefinition/{id}", &["GET"], get(metadata::operation_definition)),
+    ]
+}
+
+/// Every route of the API: its path, with `{…}` for what varies, and its methods. For those who check that each is
+/// guarded.
+pub fn routes() -> Vec<(&'static str, &'static [&'static str])> {
+    table().into_iter().map(|(path, methods, _)| (path, methods)).collect()
+}
+
+/// The API.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let config = app.config.http.clone();
-    let fhir = Router::new()
-        .route("/$export", get(kick_off::get).post(kick_off::post))
-        .route("/Patient/$export", get(kick_off::get).post(kick_off::post))
-        .route("/Patient/{id}/$export", get(kick_off::get).post(kick_off::post))
-        .route("/Group/{id}/$export", get(kick_off::get).post(kick_off::post))
-        .route("/$export-poll-status", get(poll_status::get).post(poll_status::post).delete(poll_status::delete))
-        .route("/Binary/{id}", get(binary::read))
-        .route("/Binary/{id}/_history/{version}", get(binary::read_version))
-        .route("/metadata", get(metadata::capability_statement))
-        .route("/OperationDefinition/{id}", get(metadata::operation_definition))
-        .with_state(app);
+    let add = |router: Router<_>, (path, _, handler): Route| router.route(path, handler);
+    let routes = table().into_iter().fold(Router::new(), add).with_state(app);
 
     let request_id = HeaderName::from_static("x-request-id");
     let too_slow = StatusCode::SERVICE_UNAVAILABLE;
-    let routes = Router::new()
-        .nest("/fhir", fhir)
+    let routes = routes
         // From the innermost to the outermost.
         .layer(DefaultBodyLimit::max(config.max_body.as_usize()))
         .layer(from_fn_with_state(config.max_headers, limit::headers))

@@ -17,11 +17,12 @@ mod source;
 mod testing;
 mod token;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
 use crate::fhir::resource_type::ResourceType;
+use crate::search::Query;
 use config::Profile;
 use issuer::Issuer;
 use token::{Acceptance, Unverified};
@@ -45,20 +46,56 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// The resource types a caller may read.
+/// What of the store a caller may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TypeGrant {
     All,
-    Only(BTreeSet<ResourceType>),
+    Only(BTreeMap<ResourceType, Extent>),
+}
+
+/// How much of a type that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    /// What matches one of these queries, which are of the type (rule I20).
+    Matching(Vec<Query>),
 }
 
 impl TypeGrant {
-    /// Whether resources of this type may be handed to the caller.
+    /// The whole of these types.
+    pub(crate) fn of(types: impl IntoIterator<Item = ResourceType>) -> Self {
+        Self::Only(types.into_iter().map(|granted| (granted, Extent::Whole)).collect())
+    }
+
+    /// Whether resources of this type may be handed to the caller, all or some.
     pub(crate) fn allows(&self, resource_type: ResourceType) -> bool {
         match self {
             Self::All => true,
-            Self::Only(types) => types.contains(&resource_type),
+            Self::Only(types) => types.contains_key(&resource_type),
         }
+    }
+
+    /// What those that may must match, one of these; nothing if all may.
+    pub(crate) fn limits(&self, resource_type: ResourceType) -> &[Query] {
+        match self {
+            Self::Only(types) => match types.get(&resource_type) {
+                Some(Extent::Matching(queries)) => queries,
+                Some(Extent::Whole) | None => &[],
+            },
+            Self::All => &[],
+        }
+    }
+
+    /// Whether all resources of this type may be handed to the caller.
+    pub(crate) fn allows_all(&self, resource_type: ResourceType) -> bool {
+        self.allows(resource_type) && self.limits(resource_type).is_empty()
+    }
+
+    /// Whether what came out under these limits of this type, none for the whole, may be handed to the caller (rule I5).
+    pub(crate) fn covers(&self, resource_type: ResourceType, limits: &[&Query]) -> bool {
+        let now = self.limits(resource_type);
+        let is_within = !limits.is_empty() && limits.iter().all(|limit| now.contains(limit));
+        self.allows(resource_type) && (now.is_empty() || is_within)
     }
 }
 

@@ -18,7 +18,7 @@
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
 //! binary    → identity, database, fhir
-//! identity  → fhir
+//! identity  → search, fhir
 //! database  → config
 //! telemetry → config
 //! config    → identity, fhir
@@ -41,6 +41,8 @@ mod search;
 mod server;
 mod shutdown;
 mod telemetry;
+
+pub use http::routes;
 
 #[cfg(test)]
 mod tests {

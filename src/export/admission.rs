@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::announcement::announce_work;
-use super::request::ExportRequest;
+use super::request::{ExportRequest, REQUIRES};
 use crate::config;
 use crate::identity::Owner;
 
@@ -151,7 +151,7 @@ async fn insert(
         owner.subject,
         Json(request) as _,
         *key,
-        request.requires()
+        REQUIRES
     )
     .execute(connection)
     .await?;

@@ -27,12 +27,9 @@ use crate::search::{Filters, Search};
 /// A part is done by one worker, at once or not at all: no client may make it larger than for files of this size.
 const LARGEST_MINIMUM: u64 = 1 << 30;
 
-/// What a replica must be able to do ([`crate::database::ABLE`]): nothing that not every version can, …
-const EXPORT: i16 = 0;
-/// … levels, `_elements`, history and Provenances, …
-const CHOOSE: i16 = 1;
-/// … or filters.
-const FILTER: i16 = 2;
+/// What a replica must be able to do that works on an export ([`crate::database::ABLE`]): to keep within what the caller
+/// may have, and to record whose data is in each file. Older versions do neither.
+pub(crate) const REQUIRES: i16 = 3;
 
 /// A request that can be carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,17 +122,6 @@ impl ExportRequest {
             Level::System => Cohort::Everything,
             Level::Patients if self.patients.is_empty() => Cohort::AnyPatient,
             Level::Patients | Level::Patient(_) | Level::Group(_) => Cohort::Frozen(job),
-        }
-    }
-
-    /// What a replica must be able to do that works on it.
-    pub(crate) fn requires(&self) -> i16 {
-        let chooses =
-            self.level != Level::System || !self.elements.is_empty() || self.history || self.associated.is_some();
-        match (self.filters.is_empty(), chooses) {
-            (false, _) => FILTER,
-            (true, true) => CHOOSE,
-            (true, false) => EXPORT,
         }
     }
 

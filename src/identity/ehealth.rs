@@ -5,8 +5,6 @@
 //! `<Type>.search` for each type; `<Type>.*` stands for every right to a type. Roles of other
 //! shapes, or of types R4 has not, say nothing here.
 
-use std::collections::BTreeSet;
-
 use serde::Deserialize;
 
 use super::{Error, Owner, Principal, TypeGrant, token};
@@ -49,17 +47,16 @@ impl Claims {
             owner: Owner { issuer: self.iss, subject },
             may_export: has(&["$bulk-export"]),
             may_read_files: has(&["Binary.read", "Binary.*"]),
-            types: TypeGrant::Only(searchable(&roles)),
+            types: TypeGrant::of(searchable(&roles)),
         })
     }
 }
 
-fn searchable(roles: &[String]) -> BTreeSet<ResourceType> {
+fn searchable(roles: &[String]) -> impl Iterator<Item = ResourceType> {
     roles
         .iter()
         .filter_map(|role| role.strip_suffix(".search").or_else(|| role.strip_suffix(".*")))
         .filter_map(ResourceType::parse)
-        .collect()
 }
 
 #[cfg(test)]
@@ -82,7 +79,7 @@ mod tests {
     fn types(principal: &Principal) -> Vec<&'static str> {
         match &principal.types {
             TypeGrant::All => vec!["*"],
-            TypeGrant::Only(types) => types.iter().map(|t| t.as_str()).collect(),
+            TypeGrant::Only(types) => types.keys().map(|t| t.as_str()).collect(),
         }
     }
 
@@ -118,7 +115,7 @@ mod tests {
             "binary.read",
         ]);
         assert!(!none.may_export && !none.may_read_files);
-        assert_eq!(none.types, TypeGrant::Only(BTreeSet::new()));
+        assert_eq!(none.types, TypeGrant::of([]));
         assert!(with_roles(&["$bulk-export"]).may_export);
         assert!(with_roles(&["Binary.*"]).may_read_files);
         assert_eq!(types(&with_roles(&["Patient.*", "Observation.search"])), ["Observation", "Patient"]);

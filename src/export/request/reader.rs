@@ -604,7 +604,7 @@ mod tests {
         }
         let lenient = read("includeAssociatedData=_custom,LatestProvenanceResources", true).unwrap();
         assert_eq!((lenient.associated, lenient.remarks.len()), (Some(Associated::Latest), 1));
-        let granted = TypeGrant::Only([ResourceType::PATIENT].into());
+        let granted = TypeGrant::of([ResourceType::PATIENT]);
         let terms =
             Terms { lenient: true, granted: &granted, referenced: &BTreeSet::new(), bases: &PatientBases::default() };
         let parameters = from_query("includeAssociatedData=LatestProvenanceResources");
@@ -660,7 +660,7 @@ mod tests {
     // A33
     #[test]
     fn types_are_limited_to_those_granted() {
-        let granted = TypeGrant::Only([ResourceType::PATIENT].into());
+        let granted = TypeGrant::of([ResourceType::PATIENT]);
         let practitioner = ResourceType::parse("Practitioner").unwrap();
         let referenced = BTreeSet::from([practitioner]);
         let terms =
