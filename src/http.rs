@@ -62,6 +62,9 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
 }
 
+/// The path of the FHIR base; the routes below it are FHIR's.
+const FHIR: &str = "/fhir";
+
 /// Where something is, the methods it has besides HEAD and OPTIONS, and who answers.
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
 

@@ -12,11 +12,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::App;
 use super::caller::Exporter;
 use super::error::ApiError;
 use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
+use super::{App, FHIR};
 use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::chosen::{Chosen, present};
 use crate::export::job::poll_url;
@@ -38,7 +38,7 @@ impl FromRequestParts<Arc<App>> for At {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, ApiError> {
-        let level = Level::at(parts.uri.path());
+        let level = parts.uri.path().strip_prefix(FHIR).and_then(Level::at);
         level.map(Self).ok_or_else(|| ApiError::not_found("There is no export at this URL."))
     }
 }
