@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
-use crate::identity::IssuerConfig;
+use crate::identity::{ClientConfig, IssuerConfig};
 pub use size::ByteSize;
 
 /// Why the configuration cannot be used.
@@ -250,6 +250,7 @@ pub(crate) struct Auth {
     #[serde(with = "humantime_serde")]
     pub(crate) leeway: Duration,
     pub(crate) issuers: Vec<IssuerConfig>,
+    pub(crate) clients: Vec<ClientConfig>,
 }
 
 /// Who may call.
@@ -318,8 +319,8 @@ impl Config {
         refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
         refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");
         refuse(
-            self.auth.mode == AuthMode::Token && self.auth.issuers.is_empty(),
-            "auth.mode is \"token\", but there is no [[auth.issuers]]",
+            self.auth.mode == AuthMode::Token && self.auth.issuers.is_empty() && self.auth.clients.is_empty(),
+            "auth.mode is \"token\", but there is neither [[auth.issuers]] nor [[auth.clients]]",
         );
         refuse(
             self.auth.mode == AuthMode::None

@@ -1,4 +1,5 @@
-//! The FHIR API: every route and every layer on one screen. Errors become OperationOutcomes here and nowhere else.
+//! The FHIR API and the tokens for it: every route and every layer on one screen. Errors become OperationOutcomes here and
+//! nowhere else.
 
 mod binary;
 mod caller;
@@ -14,6 +15,7 @@ pub(crate) mod operator;
 mod poll_status;
 mod response;
 pub(crate) mod serve;
+mod token;
 
 pub(crate) use limit::{Downloads, Polls};
 
@@ -25,7 +27,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +84,9 @@ fn table() -> Vec<Route> {
         ("/fhir/Binary/{id}/_history/{version}", &["GET"], get(binary::read_version)),
         ("/fhir/metadata", &["GET"], get(metadata::capability_statement)),
         ("/fhir/OperationDefinition/{id}", &["GET"], get(metadata::operation_definition)),
+        ("/fhir/.well-known/smart-configuration", &["GET"], get(metadata::smart_configuration)),
+        ("/auth/token", &["POST"], post(token::issue)),
+        ("/auth/jwks", &["GET"], get(token::keys)),
     ]
 }
 

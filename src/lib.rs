@@ -13,7 +13,7 @@
 //! command   → server, export, binary, resource, database, telemetry, config, fhir
 //! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
 //! http      → export, search, binary, identity, database, shutdown, config, fhir
-//! reaper    → export, binary, resource, config
+//! reaper    → export, binary, resource, identity, config
 //! export    → resource, search, binary, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
@@ -24,7 +24,7 @@
 //! config    → identity, fhir
 //! ```
 //!
-//! `fhir`, `json` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.
+//! `fhir`, `json` and `shutdown` are leaves. The configuration has the settings of issuers and clients from `identity`, which knows nothing of it.
 
 mod binary;
 pub mod command;

@@ -62,6 +62,8 @@ impl From<identity::Error> for Error {
 /// A server that listens, and is not running yet.
 pub(crate) struct Server {
     database: Database,
+    /// Connections of the API.
+    pool: PgPool,
     config: Config,
     api: TcpListener,
     operator: TcpListener,
@@ -74,19 +76,26 @@ pub(crate) struct Server {
 impl Server {
     /// Listens. The schema is to be up to date.
     pub(crate) async fn bind(config: Config, database: Database) -> Result<Self, Error> {
-        let authenticator = match config.auth.mode {
-            AuthMode::None => Authenticator::anonymous(),
-            AuthMode::Token => Authenticator::token(config.auth.issuers.clone(), config.auth.leeway)?,
-        };
         let api = listen(config.http.listen).await?;
         let operator = listen(config.operator.listen).await?;
         let base = match &config.http.public_base_url {
             Some(url) => url.as_str().trim_end_matches('/').to_owned(),
             None => format!("http://{}/fhir", api.local_addr()?),
         };
+        let pool = database.pool();
+        let auth = &config.auth;
+        let authenticator = match auth.mode {
+            AuthMode::None => Authenticator::anonymous(),
+            AuthMode::Token => Authenticator::token(auth.issuers.clone(), auth.leeway)?.and_clients(
+                auth.clients.clone(),
+                &base,
+                &pool,
+                auth.leeway,
+            )?,
+        };
         // Before anybody is told that the server is there.
         let signals = Signals::catch()?;
-        Ok(Self { database, config, api, operator, authenticator, signals, base })
+        Ok(Self { database, pool, config, api, operator, authenticator, signals, base })
     }
 
     /// The address of the FHIR API.
@@ -101,9 +110,8 @@ impl Server {
 
     /// Runs until SIGTERM or SIGINT, and ends in good order.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let Self { database, config, api, operator, authenticator, signals, base } = self;
+        let Self { database, pool, config, api, operator, authenticator, signals, base } = self;
         let shutdown = Shutdown::default();
-        let pool = database.pool();
         let useless = Arc::new(Notify::new());
         let announcements = Announcements::new();
         let app = Arc::new(App {

@@ -32,6 +32,7 @@ mod group_level;
 mod history;
 mod idempotency;
 mod kick_off;
+mod limited_scopes;
 mod load;
 mod long_resources;
 mod metadata;
