@@ -14,6 +14,7 @@ pub(crate) mod operator;
 mod poll_status;
 mod response;
 pub(crate) mod serve;
+pub(crate) mod tls;
 
 pub(crate) use limit::{Downloads, Polls};
 
@@ -22,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
 use axum::routing::{MethodRouter, get};
@@ -41,6 +42,9 @@ use crate::config::Config;
 use crate::database::DiskReserve;
 use crate::export::announcement::Announcements;
 use crate::identity::Authenticator;
+
+/// For a year: a browser that has come by TLS comes by nothing else.
+const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// What every handler may use.
 pub(crate) struct App {
@@ -108,6 +112,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(map_response(response::as_outcome))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(option_layer(
+            config.tls.files().map(|_| SetResponseHeaderLayer::overriding(STRICT_TRANSPORT_SECURITY, ONLY_TLS)),
+        ))
         // A preflight has no token, and is none of a route's methods.
         .layer(option_layer(cors::layer(&config.cors_origins, &request_id)))
         .layer(from_fn(response::log))

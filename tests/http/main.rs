@@ -54,6 +54,7 @@ mod search_cross_check;
 mod separate_status;
 mod since;
 mod time_travel;
+mod tls;
 mod tokens;
 mod type_filter;
 mod volume;
