@@ -61,6 +61,8 @@ pub(crate) struct Binary {
     pub(crate) subject: String,
     /// The types whose resources it tells of: reading it takes the right to each.
     pub(crate) about: Vec<String>,
+    /// What the rights of who started the export were limited to: queries.
+    pub(crate) limits: Vec<String>,
     /// The client's own name for the export.
     pub(crate) export_id: Option<String>,
 }
@@ -94,7 +96,8 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
                 when kind = 'deleted' or (request -> 'by_patient')::boolean
                     then array(select jsonb_array_elements_text(request -> 'types'))
                 else array[resource_type]
-            end as "about!"
+            end as "about!",
+            array(select jsonb_array_elements_text(request -> 'filters' -> 'granted')) as "limits!"
         from binary_file as file
             join export_job as job on job.id = file.job_id
             left join binary_volume as volume on volume.job_id = file.job_id

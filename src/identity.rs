@@ -270,6 +270,33 @@ mod tests {
         assert!(matches!(authenticator.authenticate(Some(&header)).await, Err(Error::InvalidToken { .. })));
     }
 
+    // I5, I20
+    #[test]
+    fn a_limited_right_covers_what_was_exported_within_it() {
+        let query = |text| Query::parse(text).unwrap();
+        let (final_ones, amended) = (query("Observation?status=final"), query("Observation?status=amended"));
+        let observation = ResourceType::parse("Observation").unwrap();
+        let grant = |queries: &[&Query]| {
+            let extent = Extent::Matching(queries.iter().copied().cloned().collect());
+            TypeGrant::Only([(observation, extent)].into())
+        };
+        let whole = TypeGrant::of([observation]);
+        for (granted, limits, is_covered) in [
+            (&whole, vec![], true),
+            (&whole, vec![&final_ones], true),
+            (&TypeGrant::All, vec![], true),
+            (&grant(&[&final_ones]), vec![&final_ones], true),
+            (&grant(&[&final_ones, &amended]), vec![&final_ones], true),
+            (&grant(&[&final_ones]), vec![&final_ones, &amended], false),
+            (&grant(&[&final_ones]), vec![], false),
+            (&TypeGrant::of([]), vec![&final_ones], false),
+        ] {
+            assert_eq!(granted.covers(observation, &limits), is_covered, "{granted:?} {limits:?}");
+        }
+        assert!(!whole.covers(ResourceType::PATIENT, &[]));
+        assert!(whole.allows_all(observation) && !grant(&[&amended]).allows_all(observation));
+    }
+
     #[test]
     fn debug_keeps_the_subject_secret() {
         let shown = format!("{:?}", Principal::anonymous());

@@ -212,7 +212,8 @@ impl Planning {
             let now = parts_by_type(&mut transaction, &now, window, access, part_size).await?;
             now.into_iter().chain(of_stage(Stage::Associated, later)).collect()
         };
-        parts.extend(deletions(&filled, window));
+        let told: Vec<_> = filled.iter().copied().filter(|(of, _)| self.request.is_told_of_deletions(*of)).collect();
+        parts.extend(deletions(&told, window));
         // How much will come of what is referred to is not known: it is not counted.
         let bytes = parts.iter().map(|part| part.bytes).sum();
         if !parts.is_empty() {

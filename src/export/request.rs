@@ -135,6 +135,17 @@ impl ExportRequest {
         Window { at, since: None, until: self.until, history: None }
     }
 
+    /// A type that the caller has no right to any more, or less than was exported (rule I5).
+    pub(crate) fn not_covered_by(&self, granted: &TypeGrant) -> Option<ResourceType> {
+        let is_covered = |exported: &ResourceType| granted.covers(*exported, &self.filters.limits(*exported));
+        self.types.iter().chain(&self.referenced).copied().find(|exported| !is_covered(exported))
+    }
+
+    /// The types of which deletions are told: of what is deleted nothing is left that limits could be compared with.
+    pub(super) fn is_told_of_deletions(&self, resource_type: ResourceType) -> bool {
+        self.filters.limits(resource_type).is_empty()
+    }
+
     /// The references that are followed; none, if none are.
     pub(super) fn wanted_references(&self) -> Option<Wanted> {
         // Of the kick-off's URL, so that all replicas take the same URLs for theirs.

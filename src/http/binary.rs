@@ -26,6 +26,7 @@ use crate::fhir::outcome::IssueType;
 use crate::fhir::parameters;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::Principal;
+use crate::search::Query;
 
 /// GET and HEAD.
 pub(super) async fn read(
@@ -145,10 +146,17 @@ fn not_modified(method: &Method, length: u64, validators: HeaderMap) -> Response
 
 /// The rights of the token of this call count, not those of the kick-off (rule I5).
 fn check_types(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
-    let may_read = |name: &String| ResourceType::parse(name).is_some_and(|found| caller.types.allows(found));
+    // Limits that this version does not understand are none that it could vouch for: then the whole is needed.
+    let limits: Vec<Query> = binary.limits.iter().filter_map(|text| Query::parse(text).ok()).collect();
+    let may_read = |name: &String| {
+        ResourceType::parse(name).is_some_and(|found| {
+            let limits: Vec<_> = limits.iter().filter(|limit| limit.resource_type() == found).collect();
+            caller.types.covers(found, &limits)
+        })
+    };
     match binary.about.iter().find(|name| !may_read(name)) {
         None => Ok(()),
-        Some(name) => Err(ApiError::insufficient(format!("Your token does not have the right to {name} any more."))),
+        Some(name) => Err(ApiError::no_more(name)),
     }
 }
 

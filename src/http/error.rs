@@ -47,6 +47,11 @@ impl ApiError {
         Self::forbidden(text).challenge(r#"Bearer realm="fhir", error="insufficient_scope""#)
     }
 
+    /// An export holds what the token of this call gives no right to, or not to all of it (rule I5).
+    pub(super) fn no_more(resource_type: impl std::fmt::Display) -> Self {
+        Self::insufficient(format!("Your token does not have the right to {resource_type} any more."))
+    }
+
     /// A temporary failure that says nothing about a job (rule C7).
     pub(super) fn unavailable(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, IssueType::Transient, text).retry_after(Duration::from_secs(5))

@@ -125,6 +125,9 @@ fn no_page(asked: &Asked) -> ApiError {
 
 async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, asked: Asked) -> Result<Response, ApiError> {
     let job = find(app, caller, &asked).await?;
+    if let Some(lost) = job.request.not_covered_by(&caller.types) {
+        return Err(ApiError::no_more(lost));
+    }
     // Only of jobs that are there, so that nobody fills the memory with ids; and before anything that costs more.
     if !app.polls.allow(job.id) {
         let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";

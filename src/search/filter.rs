@@ -27,6 +27,8 @@ pub(crate) struct Filters {
     pub(crate) queries: Vec<Query>,
     /// … and `_typePostFetchFilterUrl`: one of these, too (rule G12).
     pub(crate) post_fetch: Vec<Query>,
+    /// … and what limits the caller's rights to the type: one of these, as well (rule I20).
+    pub(crate) granted: Vec<Query>,
     /// Another version has stored a query that this one does not understand.
     #[serde(skip)]
     is_beyond_us: bool,
@@ -37,13 +39,15 @@ pub(crate) struct Filters {
 struct Stored {
     queries: Vec<String>,
     post_fetch: Vec<String>,
+    #[serde(default)]
+    granted: Vec<String>,
 }
 
 impl From<Stored> for Filters {
     fn from(stored: Stored) -> Self {
         let read = |texts: &[String]| texts.iter().map(|text| Query::parse(text)).collect::<Result<Vec<_>, _>>();
-        match (read(&stored.queries), read(&stored.post_fetch)) {
-            (Ok(queries), Ok(post_fetch)) => Self { queries, post_fetch, is_beyond_us: false },
+        match (read(&stored.queries), read(&stored.post_fetch), read(&stored.granted)) {
+            (Ok(queries), Ok(post_fetch), Ok(granted)) => Self { queries, post_fetch, granted, is_beyond_us: false },
             _ => Self { is_beyond_us: true, ..Self::default() },
         }
     }
@@ -97,11 +101,6 @@ pub(crate) enum Judgement {
 }
 
 impl Filters {
-    /// Whether nothing is asked.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queries.is_empty() && self.post_fetch.is_empty()
-    }
-
     /// Whether nothing can be said of them, and so nothing be exported.
     pub(crate) fn are_beyond_us(&self) -> bool {
         self.is_beyond_us
@@ -145,14 +144,29 @@ impl Filters {
         let of = |queries: &[Query]| -> Vec<Query> {
             queries.iter().filter(|query| query.resource_type() == resource_type).cloned().collect()
         };
-        let (queries, post_fetch) = (of(&self.queries), of(&self.post_fetch));
-        let narrowed = Narrowed::by(&queries);
-        let groups: Vec<_> = [queries, post_fetch].into_iter().filter(|group| !group.is_empty()).collect();
+        let (queries, granted) = (of(&self.queries), of(&self.granted));
+        let narrowed = Narrowed::by(&queries).and(Narrowed::by(&granted));
+        let groups: Vec<_> =
+            [queries, of(&self.post_fetch), granted].into_iter().filter(|group| !group.is_empty()).collect();
         (!groups.is_empty()).then(|| Filter { resource_type, groups, narrowed, searches: self.searches() })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Query> {
+    /// What the client asks to know of other resources, besides.
+    pub(crate) fn searched_by_client(&self) -> BTreeSet<ResourceType> {
+        self.by_client().flat_map(Query::searches).map(Search::resource_type).collect()
+    }
+
+    /// What the caller's rights to this type were limited to; nothing: not limited.
+    pub(crate) fn limits(&self, resource_type: ResourceType) -> Vec<&Query> {
+        self.granted.iter().filter(|query| query.resource_type() == resource_type).collect()
+    }
+
+    fn by_client(&self) -> impl Iterator<Item = &Query> {
         self.queries.iter().chain(&self.post_fetch)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Query> {
+        self.by_client().chain(&self.granted)
     }
 }
 
@@ -170,7 +184,7 @@ impl Filter {
         }
     }
 
-    /// Where the resources are that it may admit, as far as `_typeFilter` tells.
+    /// Where the resources are that it may admit, as far as `_typeFilter` and the caller's rights tell.
     pub(crate) fn narrowed(&self) -> &Narrowed {
         &self.narrowed
     }
@@ -188,7 +202,7 @@ mod tests {
 
     fn filters(queries: &[&str], post_fetch: &[&str]) -> Filters {
         let parse = |texts: &[&str]| texts.iter().map(|text| Query::parse(text).unwrap()).collect();
-        Filters { queries: parse(queries), post_fetch: parse(post_fetch), is_beyond_us: false }
+        Filters { queries: parse(queries), post_fetch: parse(post_fetch), ..Filters::default() }
     }
 
     fn filter(queries: &[&str], post_fetch: &[&str]) -> Filter {
@@ -228,7 +242,10 @@ mod tests {
     fn what_is_stored_is_read_again_also_if_it_is_not_understood() {
         let filters = filters(&["Patient?identifier=010203-0405"], &["Patient?gender=male"]);
         let stored = serde_json::to_string(&filters).unwrap();
-        assert_eq!(stored, r#"{"queries":["Patient?identifier=010203-0405"],"post_fetch":["Patient?gender=male"]}"#);
+        assert_eq!(
+            stored,
+            r#"{"queries":["Patient?identifier=010203-0405"],"post_fetch":["Patient?gender=male"],"granted":[]}"#
+        );
         assert_eq!(serde_json::from_str::<Filters>(&stored).unwrap(), filters);
         let newer: Filters = serde_json::from_str(r#"{"queries":["Patient?nope=1"],"post_fetch":[]}"#).unwrap();
         assert!(newer.are_beyond_us() && !filters.are_beyond_us());

@@ -81,7 +81,7 @@ impl Narrowed {
 
     /// What is in both. To belong to a patient of each of two lists is more than to belong to one of either: that is
     /// left to the filter.
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         let latest = |one: Option<OffsetDateTime>, other| one.max(other);
         Self {
             ids: match (self.ids, other.ids) {

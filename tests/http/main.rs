@@ -50,6 +50,7 @@ mod range;
 mod referenced;
 mod retention;
 mod roles;
+mod route_table;
 mod search_cross_check;
 mod separate_status;
 mod since;

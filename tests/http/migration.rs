@@ -73,3 +73,20 @@ async fn replicas_that_start_together_migrate_once() {
         server.anybody().kick_off("").await.completed().await;
     }
 }
+
+// A replica of a version before would not keep within the caller's rights, nor record whose data it exports (I20)
+#[tokio::test]
+async fn a_version_that_cannot_do_all_of_an_export_gets_no_lease_on_it() {
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    database.command("govern", &["--workers", "0"], b"").await;
+    let job = server.anybody().kick_off("").await;
+    for (able, leases) in [(2, 0), (3, 1)] {
+        let claim = format!(
+            "set fhir_bulk_export.able = {able}; update export_job set attempt = attempt + 1 where id = '{}'",
+            job.id()
+        );
+        let claimed = sqlx::raw_sql(sqlx::AssertSqlSafe(claim)).execute(&database.pool).await.unwrap();
+        assert_eq!(claimed.rows_affected(), leases, "{able}");
+    }
+}

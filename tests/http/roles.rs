@@ -15,11 +15,11 @@ async fn roles_decide_what_a_good_token_may_do() {
     let job = with(&["$bulk-export", "Patient.search"]).kick_off("").await;
     let manifest = job.completed().await;
     let file = manifest.urls("output").remove(0);
-    // The rights of the token of the call count, not those of the kick-off; polling needs none but being the owner.
+    // The rights of the token of the call count, not those of the kick-off; polling needs that to the types alone.
     let no_files = with(&["$bulk-export", "Patient.search"]);
     let text = no_files.refused(no_files.get(&file), 403).await;
     assert!(text.contains("Binary.read"), "{text}");
-    assert_eq!(with(&[]).get(&job.url).send().await.unwrap().status(), 200);
+    assert_eq!(with(&["Patient.search"]).get(&job.url).send().await.unwrap().status(), 200);
     assert!(!with(&["Binary.read", "Patient.search"]).download(&file).await.is_empty());
     let patient = json!({ "user_id": "alice", "user_type": "PATIENT", "realm_access": { "roles": ROLES } });
     let patient = server.with_token(&issuer.token(&patient));

@@ -420,20 +420,3 @@ async fn progress_counts_what_was_read() {
     let told = String::from_utf8(told.stdout).unwrap();
     assert!(told.contains("502 of about 502"), "{told}");
 }
-
-// A replica of a version before would leave the filter out
-#[tokio::test]
-async fn who_cannot_filter_gets_no_lease() {
-    let (database, server) = filled().await;
-    database.command("govern", &["--workers", "0"], b"").await;
-    for (query, leases) in [("", 1), ("?_typeFilter=Patient?gender=female", 0)] {
-        let job = server.anybody().kick_off(query).await;
-        let claim = format!(
-            "set fhir_bulk_export.able = 1; update export_job set attempt = attempt + 1 where id = '{}'",
-            job.id()
-        );
-        let claimed = sqlx::raw_sql(sqlx::AssertSqlSafe(claim)).execute(&database.pool).await.unwrap();
-        assert_eq!(claimed.rows_affected(), leases, "{query}");
-        job.delete().await;
-    }
-}

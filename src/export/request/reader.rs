@@ -13,7 +13,7 @@ use crate::fhir::parameters::Parameter;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::associated::Associated;
-use crate::search::{self, Filters, Query, Search, Wrong};
+use crate::search::{self, Filters, Query, Wrong};
 
 /// Parameters HAPI clients append to every URL; they say nothing about an export (rule A18).
 const FORMATTING: [&str; 2] = ["_format", "_pretty"];
@@ -404,6 +404,7 @@ impl<'a> Reader<'a> {
         if self.request.associated.is_some() && !self.request.types.is_empty() {
             self.request.types.insert(ResourceType::PROVENANCE);
         }
+        self.keep_within_rights();
         self.organize_by_type_if_needed();
         if self.request.by_patient {
             self.leave_out_of_blocks();
@@ -438,15 +439,31 @@ impl<'a> Reader<'a> {
             return Err(Refused::Invalid(self.issues));
         }
         let mut needed = &self.request.types | &self.request.referenced;
-        if matches!(self.request.level, Level::Group(_)) {
-            // Whoever gets what belongs to the members of a Group learns who they are (rule B15).
-            needed.insert(ResourceType::GROUP);
-        }
-        // A chain tells of what it leads through.
+        // Whoever gets what belongs to the members of a Group learns who they are (rule B15), and a chain tells of what it
+        // leads through: for both the right to a part of the type is not enough.
+        let group = matches!(self.request.level, Level::Group(_)).then_some(ResourceType::GROUP);
         needed.extend(self.request.filters.types());
-        needed.extend(self.request.filters.searches().iter().map(Search::resource_type));
-        let forbidden: Vec<_> = needed.into_iter().filter(|needed| !granted.allows(*needed)).collect();
-        if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden)) }
+        let mut forbidden: BTreeSet<_> = needed.into_iter().filter(|needed| !granted.allows(*needed)).collect();
+        let whole = self.request.filters.searched_by_client().into_iter().chain(group);
+        forbidden.extend(whole.filter(|needed| !granted.allows_all(*needed)));
+        if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden.into_iter().collect())) }
+    }
+
+    /// What the caller's rights are limited to is asked of the resources besides, and of deletions nothing can be asked.
+    fn keep_within_rights(&mut self) {
+        let types = &self.request.types | &self.request.referenced;
+        let limits = |exported| self.terms.granted.limits(exported).iter().cloned();
+        self.request.filters.granted = types.into_iter().flat_map(limits).collect();
+        let untold: Vec<_> =
+            self.request.types.iter().filter(|exported| !self.request.is_told_of_deletions(**exported)).collect();
+        if self.request.since.is_some() && !untold.is_empty() {
+            let names: Vec<_> = untold.iter().map(|exported| exported.as_str()).collect();
+            self.request.remarks.push(format!(
+                "Deletions of {} are not told: your rights are limited by a query, with which what is deleted cannot be \
+                 compared.",
+                names.join(", ")
+            ));
+        }
     }
 }
 
@@ -457,13 +474,15 @@ fn listed(value: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::binary::ndjson::FileSize;
     use crate::config::ByteSize;
     use crate::export::referenced::Wanted;
     use crate::fhir::parameters::from_query;
     use crate::fhir::reference::PatientBases;
-    use crate::identity::TypeGrant;
+    use crate::identity::{Extent, TypeGrant};
 
     fn read(query: &str, lenient: bool) -> Result<ExportRequest, Refused> {
         read_at(Level::System, query, lenient)
@@ -674,6 +693,37 @@ mod tests {
         assert_eq!(named, Err(Refused::Forbidden(vec![practitioner])));
         let group = Level::Group("g".into());
         assert_eq!(read(group, "_type=Patient"), Err(Refused::Forbidden(vec![ResourceType::GROUP])));
+    }
+
+    // I20, I21: what a right is limited to is asked besides, of what comes out and of nothing else
+    #[test]
+    fn limited_rights_are_kept_within() {
+        let [observation, condition] = ["Observation", "Condition"].map(|name| ResourceType::parse(name).unwrap());
+        let [limit, of_group] =
+            ["Observation?status=final", "Group?actual=true"].map(|text| Query::parse(text).unwrap());
+        let limited = |query: &Query| Extent::Matching(vec![query.clone()]);
+        let mut types = BTreeMap::from([(observation, limited(&limit)), (ResourceType::GROUP, limited(&of_group))]);
+        types.extend([ResourceType::PATIENT, condition].map(|whole| (whole, Extent::Whole)));
+        let granted = TypeGrant::Only(types);
+        let (referenced, bases) = (BTreeSet::new(), PatientBases::default());
+        let terms = Terms { lenient: false, granted: &granted, referenced: &referenced, bases: &bases };
+        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query), terms);
+        let request = read(Level::System, "_typeFilter=Observation?code=x").unwrap();
+        assert_eq!(request.filters.limits(observation), [&limit]);
+        assert_eq!(request.not_covered_by(&granted), None);
+        assert_eq!(request.not_covered_by(&TypeGrant::of([observation])), Some(condition));
+        let stored = serde_json::from_value::<ExportRequest>(serde_json::to_value(&request).unwrap()).unwrap();
+        assert_eq!(stored, request);
+        let narrow = read(Level::System, "_type=Patient&_since=2026-01-01T00:00:00Z").unwrap();
+        assert!(narrow.filters == Filters::default() && narrow.remarks.is_empty());
+        let since = read(Level::System, "_since=2026-01-01T00:00:00Z").unwrap();
+        assert!(!since.is_told_of_deletions(observation) && since.is_told_of_deletions(condition));
+        assert!(since.remarks[0].contains("Observation") && !since.remarks[0].contains("Condition"));
+        // What is not given in whole must not be learnt by asking for others.
+        let search = "_type=Patient&_typeFilter=Patient?_has:Observation:patient:code=x";
+        assert_eq!(read(Level::System, search), Err(Refused::Forbidden(vec![observation])));
+        let group = read(Level::Group("g".into()), "_type=Patient");
+        assert_eq!(group, Err(Refused::Forbidden(vec![ResourceType::GROUP])));
     }
 
     // B3, G6

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::KeyPair;
@@ -32,6 +34,10 @@ impl Key {
             }
         };
         Self { id: uuid::Uuid::new_v4().to_string(), algorithm, encoding }
+    }
+
+    fn header(&self) -> Header {
+        Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) }
     }
 
     fn jwk(&self) -> Value {
@@ -101,12 +107,45 @@ impl Issuer {
 
     /// A token of these claims; issuer, audience and end are added where they are not given.
     pub fn token(&self, claims: &Value) -> String {
+        let key = self.key.lock().unwrap();
+        encode(&key.header(), &self.claims(claims), &key.encoding).unwrap()
+    }
+
+    /// The same, of a header that was tampered with, and signed again by the issuer.
+    pub fn token_with(&self, claims: &Value, tamper: impl FnOnce(&mut Header)) -> String {
+        let key = self.key.lock().unwrap();
+        let mut header = key.header();
+        tamper(&mut header);
+        encode(&header, &self.claims(claims), &key.encoding).unwrap()
+    }
+
+    /// The same, signed by somebody else; also of a header that was tampered with, who learns of that key.
+    pub fn forged(&self, claims: &Value, tamper: impl FnOnce(&mut Header, Jwk)) -> String {
+        let (key, stranger) = (self.key.lock().unwrap(), Key::new(Algorithm::ES256));
+        let mut header = Header { alg: stranger.algorithm, ..key.header() };
+        tamper(&mut header, serde_json::from_value(stranger.jwk()).unwrap());
+        encode(&header, &self.claims(claims), &stranger.encoding).unwrap()
+    }
+
+    /// The same, signed with what everybody knows of the key, as if that were a secret (RFC 8725, section 2.1).
+    pub fn signed_with_the_public_key(&self, claims: &Value, secret: impl FnOnce(&Value) -> Vec<u8>) -> String {
+        let key = self.key.lock().unwrap();
+        let header = Header { alg: Algorithm::HS256, ..key.header() };
+        encode(&header, &self.claims(claims), &EncodingKey::from_secret(&secret(&key.jwk()))).unwrap()
+    }
+
+    /// The same, which says that it needs no signature.
+    pub fn unsigned(&self, claims: &Value, algorithm: &str) -> String {
+        let header = json!({ "alg": algorithm, "typ": "JWT", "kid": self.key.lock().unwrap().id });
+        let [header, claims] = [header, self.claims(claims)].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        format!("{header}.{claims}.")
+    }
+
+    fn claims(&self, claims: &Value) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let mut all = json!({ "iss": self.url, "aud": "fhir", "exp": now + 300, "jti": uuid::Uuid::new_v4() });
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
-        let key = self.key.lock().unwrap();
-        let header = Header { kid: Some(key.id.clone()), ..Header::new(key.algorithm) };
-        encode(&header, &all, &key.encoding).unwrap()
+        all
     }
 
     /// A token of a system user with these roles (rule A32).
