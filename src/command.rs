@@ -107,6 +107,9 @@ impl Command {
     async fn try_run(self) -> Result<ExitCode, Failure> {
         let config = Config::load(self.common.config.as_deref())?;
         telemetry::start(&config.log)?;
+        for file in config.exposed_files() {
+            tracing::warn!(?file, "every user of this machine can read a file with a secret");
+        }
         let local = LocalChoice {
             anywhere: self.common.local_database,
             data_dir: self.common.data_dir.unwrap_or_else(default_data_dir),

@@ -2,6 +2,7 @@
 //! `DATABASE_URL` from the environment. The only module that reads the environment.
 
 mod layers;
+mod secret;
 mod size;
 
 use std::collections::BTreeSet;
@@ -9,13 +10,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::{ClientConfig, IssuerConfig};
+pub use secret::Secret;
 pub use size::ByteSize;
 
 /// Why the configuration cannot be used.
@@ -92,6 +93,25 @@ pub struct Http {
     pub stall_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
+    pub tls: Tls,
+}
+
+/// `[http.tls]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml describes every key")]
+pub struct Tls {
+    #[serde(deserialize_with = "unless_empty")]
+    pub certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "unless_empty")]
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The files of the certificate and its key; none where TLS is not spoken.
+    pub(crate) fn files(&self) -> Option<(&Path, &Path)> {
+        self.certificate.as_deref().zip(self.key.as_deref())
+    }
 }
 
 /// `[operator]`
@@ -107,7 +127,7 @@ pub struct Operator {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml describes every key")]
 pub struct Database {
-    pub url: SecretString,
+    pub url: Secret,
     pub max_connections: u32,
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
@@ -292,7 +312,13 @@ impl Config {
 
     /// The configured database, if there is one; else a private Postgres is meant.
     pub(crate) fn database_url(&self) -> Option<&str> {
-        Some(self.database.url.expose_secret()).filter(|url| !url.is_empty())
+        Some(self.database.url.expose()).filter(|url| !url.is_empty())
+    }
+
+    /// Files with secrets that every user of the machine can read. Not refused: a volume of Kubernetes is so by itself.
+    pub(crate) fn exposed_files(&self) -> impl Iterator<Item = &Path> {
+        let files = [self.database.url.file(), self.http.tls.key.as_deref()];
+        files.into_iter().flatten().filter(|file| secret::is_readable_by_all(file))
     }
 
     fn validate(&self) -> Result<(), Error> {
@@ -316,6 +342,10 @@ impl Config {
         refuse(self.http.max_downloads == 0, "http.max_downloads must be at least 1");
         refuse(self.http.max_downloads_per_owner == 0, "http.max_downloads_per_owner must be at least 1");
         refuse(self.http.max_headers.bytes() < 1 << 10, "http.max_headers must be at least 1KiB");
+        refuse(
+            self.http.tls.certificate.is_some() != self.http.tls.key.is_some(),
+            "http.tls.certificate and http.tls.key go together: set both, or neither",
+        );
         refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
         refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");
         refuse(

@@ -60,8 +60,8 @@ pub struct LocalChoice {
     pub data_dir: PathBuf,
 }
 
-/// A Postgres server and database, configured or private; the private one lives while this value does.
-#[derive(Debug)]
+/// A Postgres server and database, configured or private; the private one lives while this value does. Not to be printed:
+/// the options have the password.
 pub struct Database {
     options: PgConnectOptions,
     local: Option<LocalPostgres>,

@@ -12,9 +12,12 @@ mod limit;
 mod metadata;
 mod negotiate;
 pub(crate) mod operator;
+mod parameters;
 mod poll_status;
+mod request_id;
 mod response;
 pub(crate) mod serve;
+pub(crate) mod tls;
 mod token;
 
 pub(crate) use limit::{Downloads, Polls};
@@ -24,8 +27,8 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
 use axum::routing::{MethodRouter, get, post};
 use sqlx::PgPool;
@@ -39,10 +42,14 @@ use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use self::request_id::X_REQUEST_ID;
 use crate::config::Config;
 use crate::database::DiskReserve;
 use crate::export::announcement::Announcements;
 use crate::identity::Authenticator;
+
+/// For a year: a browser that has come by TLS comes by nothing else.
+const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// What every handler may use.
 pub(crate) struct App {
@@ -102,7 +109,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let add = |router: Router<_>, (path, _, handler): Route| router.route(path, handler);
     let routes = table().into_iter().fold(Router::new(), add).with_state(app);
 
-    let request_id = HeaderName::from_static("x-request-id");
     let too_slow = StatusCode::SERVICE_UNAVAILABLE;
     let routes = routes
         // From the innermost to the outermost.
@@ -113,11 +119,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(map_response(response::as_outcome))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(option_layer(
+            config.tls.files().map(|_| SetResponseHeaderLayer::overriding(STRICT_TRANSPORT_SECURITY, ONLY_TLS)),
+        ))
         // A preflight has no token, and is none of a route's methods.
-        .layer(option_layer(cors::layer(&config.cors_origins, &request_id)))
+        .layer(option_layer(cors::layer(&config.cors_origins)))
         .layer(from_fn(response::log))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::new(X_REQUEST_ID))
+        .layer(SetRequestIdLayer::new(X_REQUEST_ID, MakeRequestUuid))
+        .layer(map_request(request_id::keep_if_good))
         .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]));
     // Before the routes are matched: a `$` may arrive as %24 (rule J11).
     Router::new().fallback_service(map_request(response::decode_dollar).layer(routes))

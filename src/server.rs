@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AuthMode, Config};
@@ -16,6 +17,7 @@ use crate::export::announcement::Announcements;
 use crate::export::governor::Governor;
 use crate::export::worker::Workers;
 use crate::fhir::reference::PatientBases;
+use crate::http::tls::{self, Renewal};
 use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
 use crate::reaper::Reaper;
@@ -37,6 +39,9 @@ pub(crate) enum Error {
     /// The issuers of tokens are not set up correctly.
     #[error("{0}")]
     Identity(String),
+    /// The certificate of the FHIR API cannot be used.
+    #[error("http.tls: {0}")]
+    Tls(#[from] tls::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -67,6 +72,7 @@ pub(crate) struct Server {
     config: Config,
     api: TcpListener,
     operator: TcpListener,
+    tls: Option<(TlsAcceptor, Renewal)>,
     authenticator: Authenticator,
     signals: Signals,
     /// The FHIR base as clients see it.
@@ -76,11 +82,12 @@ pub(crate) struct Server {
 impl Server {
     /// Listens. The schema is to be up to date.
     pub(crate) async fn bind(config: Config, database: Database) -> Result<Self, Error> {
+        let tls = tls::from_files(&config.http.tls)?;
         let api = listen(config.http.listen).await?;
         let operator = listen(config.operator.listen).await?;
         let base = match &config.http.public_base_url {
             Some(url) => url.as_str().trim_end_matches('/').to_owned(),
-            None => format!("http://{}/fhir", api.local_addr()?),
+            None => format!("{}://{}/fhir", if tls.is_some() { "https" } else { "http" }, api.local_addr()?),
         };
         let pool = database.pool();
         let auth = &config.auth;
@@ -95,7 +102,7 @@ impl Server {
         };
         // Before anybody is told that the server is there.
         let signals = Signals::catch()?;
-        Ok(Self { database, pool, config, api, operator, authenticator, signals, base })
+        Ok(Self { database, pool, config, api, operator, tls, authenticator, signals, base })
     }
 
     /// The address of the FHIR API.
@@ -110,7 +117,7 @@ impl Server {
 
     /// Runs until SIGTERM or SIGINT, and ends in good order.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let Self { database, pool, config, api, operator, authenticator, signals, base } = self;
+        let Self { database, pool, config, api, operator, tls, authenticator, signals, base } = self;
         let shutdown = Shutdown::default();
         let useless = Arc::new(Notify::new());
         let announcements = Announcements::new();
@@ -142,12 +149,16 @@ impl Server {
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
         tasks.spawn(complete_indexes(database.sweep_pool(), shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
-        tasks.spawn(http::serve::serve(api, fhir, config.http.clone(), shutdown.clone()));
+        let (acceptor, renewal) = tls.unzip();
+        if let Some(renewal) = renewal {
+            tasks.spawn(renewal.run(shutdown.soft.clone()));
+        }
+        tasks.spawn(http::serve::serve(api, fhir, acceptor, config.http.clone(), shutdown.clone()));
 
         // Probes are answered until all else has ended.
         let probes = http::operator::router(app);
         let until_end = Shutdown::default();
-        let probing = tokio::spawn(http::serve::serve(operator, probes, config.http.clone(), until_end.clone()));
+        let probing = tokio::spawn(http::serve::serve(operator, probes, None, config.http.clone(), until_end.clone()));
 
         tokio::spawn(signals.shut_down(shutdown, config.http.shutdown_grace));
         let all_well = tasks.all_ended().await;

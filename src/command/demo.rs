@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::config::{AuthMode, Config};
+use crate::config::{AuthMode, Config, Secret};
 use crate::database::{Database, LocalChoice, migrate};
 use crate::resource::load;
 use crate::server::{Server, tell};
@@ -15,7 +15,7 @@ pub(super) async fn run(mut config: Config, local: &LocalChoice, sample: PathBuf
         return Err(Failure::Other(format!("there is no sample data in {path}; --sample DIR names its folder")));
     }
     // The demo has its own database and no users, whatever the environment says.
-    config.database.url = secrecy::SecretString::default();
+    config.database.url = Secret::default();
     config.auth.mode = AuthMode::None;
     tell(&format!("Starting a private Postgres in {} …", local.data_dir.display()));
     let database = Database::open(&config, local)?;

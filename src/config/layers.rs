@@ -1,5 +1,6 @@
 //! Puts the layers of the configuration on top of each other, and says of a bad value which layer it came from.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -42,45 +43,68 @@ fn merge(file: Option<&Path>, environment: impl Iterator<Item = (String, String)
     })
 }
 
+/// Of what is no TOML only the place is told: a secret may stand there.
 fn parse(layer: &str, text: &str) -> Result<Table, Error> {
-    text.parse().map_err(|error: toml::de::Error| Error::Syntax { layer: layer.to_owned(), message: error.to_string() })
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Error::Syntax { layer: layer.to_owned(), message: format!("line {line}: {}", error.message()) }
+    })
 }
 
 /// One layer per variable, so that an error can name it.
 fn from_environment(environment: impl Iterator<Item = (String, String)>, default: &Table) -> Result<Vec<Layer>, Error> {
-    let mut layers = Vec::new();
-    for (name, text) in environment {
-        let path = match name.strip_prefix(PREFIX) {
-            Some(path) => path.to_ascii_lowercase(),
-            None if name == "DATABASE_URL" => "database__url".to_owned(),
-            None => continue,
+    let mut layers = BTreeMap::new();
+    for (variable, text) in environment {
+        let (rank, path) = match (variable.strip_prefix(PREFIX), variable.as_str()) {
+            (Some(path), _) => (Rank::Own, path.to_ascii_lowercase()),
+            (None, "DATABASE_URL") => (Rank::Common, "database__url".to_owned()),
+            (None, "DATABASE_URL_FILE") => (Rank::Common, "database__url__file".to_owned()),
+            (None, _) => continue,
         };
-        let Some((section, key)) = path.split_once("__") else {
-            return Err(Error::Value {
-                layer: format!("environment variable {name}"),
-                path,
-                message: format!("should be {PREFIX}SECTION__KEY"),
-            });
-        };
-        let default = default.get(section).and_then(|section| section.get(key));
-        let value = match default {
+        let name = format!("environment variable {variable}");
+        if !path.contains("__") {
+            let message = format!("should be {PREFIX}SECTION__KEY");
+            return Err(Error::Value { layer: name, path, message });
+        }
+        let names: Vec<&str> = path.split("__").collect();
+        let value = match value_at(default, &names) {
             Some(Value::String(_)) | None => Value::String(text),
             Some(_) => typed(&name, &text)?,
         };
-        let table = Table::from_iter([(section.to_owned(), Value::Table(Table::from_iter([(key.to_owned(), value)])))]);
-        layers.push((name == "DATABASE_URL", Layer { name: format!("environment variable {name}"), table }));
+        let nested =
+            names.iter().rev().fold(value, |value, name| Table::from_iter([((*name).to_owned(), value)]).into());
+        if let Value::Table(table) = nested {
+            layers.insert((rank, path), Layer { name, table });
+        }
     }
-    // The variable of our own name is the more deliberate one, so DATABASE_URL goes below it.
-    layers.sort_by_key(|(is_database_url, _)| !is_database_url);
-    Ok(layers.into_iter().map(|(_, layer)| layer).collect())
+    // A secret said in two ways may be two secrets.
+    let twice = layers.keys().find(|(rank, path)| layers.contains_key(&(*rank, format!("{path}__file"))));
+    match twice.and_then(|twice| layers.get(twice)) {
+        Some(Layer { name, .. }) => {
+            Err(Error::Invalid(vec![format!("{name} is set, and the one that names its file too")]))
+        }
+        None => Ok(layers.into_values().collect()),
+    }
+}
+
+/// The variable of our own name is the more deliberate one, so that which many programs know goes below it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Common,
+    Own,
+}
+
+fn value_at<'a>(table: &'a Table, names: &[&str]) -> Option<&'a Value> {
+    let (first, rest) = names.split_first()?;
+    rest.iter().try_fold(table.get(*first)?, |value, name| value.as_table()?.get(*name))
 }
 
 /// Reads a number, boolean or list as TOML does.
-fn typed(name: &str, text: &str) -> Result<Value, Error> {
-    let layer = format!("environment variable {name}");
-    parse(&layer, &format!("value = {text}"))?
+fn typed(layer: &str, text: &str) -> Result<Value, Error> {
+    parse(layer, &format!("value = {text}"))?
         .remove("value")
-        .ok_or(Error::Syntax { layer, message: "empty".to_owned() })
+        .ok_or(Error::Syntax { layer: layer.to_owned(), message: "empty".to_owned() })
 }
 
 fn overlay(base: &mut Table, top: &Table) {
@@ -96,20 +120,25 @@ fn overlay(base: &mut Table, top: &Table) {
 
 /// The topmost layer that says something at `section.key`.
 fn layer_of(layers: &[Layer], path: &str) -> String {
-    let mut names = path.split(['.', '[']);
-    let (section, key) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
-    layers
-        .iter()
-        .rev()
-        .find(|layer| match layer.table.get(section) {
-            Some(Value::Table(table)) => key.is_empty() || key == "?" || table.contains_key(key),
-            other => other.is_some(),
-        })
-        .map_or_else(|| "configuration".to_owned(), |layer| layer.name.clone())
+    let names: Vec<&str> = path.split(['.', '[']).collect();
+    let layer = layers.iter().rev().find(|layer| says_something(&layer.table, &names));
+    layer.map_or_else(|| "configuration".to_owned(), |layer| layer.name.clone())
+}
+
+fn says_something(table: &Table, names: &[&str]) -> bool {
+    match names.split_first() {
+        None | Some((&("" | "?"), _)) => true,
+        Some((name, rest)) => match table.get(*name) {
+            Some(Value::Table(inner)) => says_something(inner, rest),
+            found => found.is_some(),
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, Error> {
@@ -178,7 +207,56 @@ mod tests {
     #[test]
     fn a_secret_is_not_printed() {
         let config = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d")]).unwrap();
-        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"postgres://u:hunter2@h/d\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        for variable in ["DATABASE_URL_FILE", "BULK_EXPORT__DATABASE__URL__FILE"] {
+            let config = with(&[(variable, path)]).unwrap();
+            assert_eq!(config.database_url(), Some("postgres://u:hunter2@h/d"));
+            assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
+            let error = with(&[(variable, "/there/is/none")]).unwrap_err().to_string();
+            assert!(error.contains(variable) && error.contains("database.url") && error.contains("/there/is/none"));
+        }
+        let own_wins = with(&[("BULK_EXPORT__DATABASE__URL", "postgres://high"), ("DATABASE_URL_FILE", path)]);
+        assert_eq!(own_wins.unwrap().database_url(), Some("postgres://high"));
+        let own_wins = with(&[("BULK_EXPORT__DATABASE__URL__FILE", path), ("DATABASE_URL", "postgres://low")]);
+        assert_eq!(own_wins.unwrap().database_url(), Some("postgres://u:hunter2@h/d"));
+    }
+
+    #[test]
+    fn a_secret_is_said_in_one_way() {
+        for name in ["DATABASE_URL", "BULK_EXPORT__DATABASE__URL"] {
+            let file = if name == "DATABASE_URL" { "DATABASE_URL_FILE" } else { "BULK_EXPORT__DATABASE__URL__FILE" };
+            let file_at = tempfile::NamedTempFile::new().unwrap();
+            let both = [(name, "postgres://u:hunter2@h/d"), (file, file_at.path().to_str().unwrap())];
+            let error = with(&both).unwrap_err().to_string();
+            assert!(error.contains(name) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_toml_is_not_repeated() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[database]\nurl = \"postgres://u:hunter2@h\nreserve = 1\n").unwrap();
+        let error = merge(Some(file.path()), std::iter::empty()).unwrap_err().to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        let error = with(&[("BULK_EXPORT__AUTH__ISSUERS", "[{ client_secret = \"hunter2 }]")]).unwrap_err().to_string();
+        assert!(error.contains("BULK_EXPORT__AUTH__ISSUERS") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_section_may_be_in_a_section() {
+        let config = with(&[("BULK_EXPORT__HTTP__TLS__KEY", "/key.pem")]).unwrap();
+        assert_eq!(config.http.tls.key.as_deref(), Some(Path::new("/key.pem")));
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("http.tls.certificate"), "{error}");
+        let error = with(&[("BULK_EXPORT__HTTP__TLS__KEI", "/key.pem")]).unwrap_err().to_string();
+        assert!(error.contains("BULK_EXPORT__HTTP__TLS__KEI") && error.contains("unknown field"), "{error}");
     }
 
     #[test]

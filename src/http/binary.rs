@@ -19,11 +19,11 @@ use super::caller::FileReader;
 use super::conditional::{Current, Wanted, wanted};
 use super::error::ApiError;
 use super::negotiate::representation;
+use super::parameters;
 use super::response::fhir_json;
 use crate::binary::download::{Download, Representation};
 use crate::binary::{Binary, find_for, hexadecimal};
 use crate::fhir::outcome::IssueType;
-use crate::fhir::parameters;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::Principal;
 use crate::search::Query;
@@ -60,7 +60,7 @@ async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Res
     // Whether there is anything for this caller comes before what of it is wanted (RFC 9110, 13.2.1).
     let binary = find_for(&app.pool, id, &caller.owner).await?.ok_or_else(unknown)?;
     check_types(caller, &binary)?;
-    let parameters = parameters::from_query(request.uri.query().unwrap_or_default());
+    let parameters = parameters::of_query(request.uri.query())?;
     let format = parameters.iter().find(|parameter| parameter.name == "_format");
     let format = format.map(|format| format.value.as_str());
     let representation = representation(&request.headers, format).ok_or_else(|| {

@@ -6,18 +6,19 @@ use axum::http::header::{
     ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
     IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderValue, Method};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::idempotency::IDEMPOTENCY_KEY;
 use super::negotiate::{PREFER, PREFERENCE_APPLIED};
 use super::poll_status::{EXPORT_STATUS, PROGRESS};
+use super::request_id::X_REQUEST_ID;
 
 /// How long a browser may remember what it was allowed.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// None where no other origin may call.
-pub(super) fn layer(origins: &[String], request_id: &HeaderName) -> Option<CorsLayer> {
+pub(super) fn layer(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
@@ -34,7 +35,7 @@ pub(super) fn layer(origins: &[String], request_id: &HeaderName) -> Option<CorsL
         IF_UNMODIFIED_SINCE,
         PREFER,
         RANGE,
-        request_id.clone(),
+        X_REQUEST_ID,
     ];
     let told = [
         ACCEPT_RANGES,
@@ -47,7 +48,7 @@ pub(super) fn layer(origins: &[String], request_id: &HeaderName) -> Option<CorsL
         PROGRESS,
         RETRY_AFTER,
         WWW_AUTHENTICATE,
-        request_id.clone(),
+        X_REQUEST_ID,
     ];
     // Tokens come in a header and never by themselves, as cookies do: credentials are not for browsers to send.
     let layer = CorsLayer::new()

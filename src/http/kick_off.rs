@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequestParts, RawQuery, State};
-use axum::http::header::{ACCEPT, CONTENT_LOCATION, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONTENT_LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,8 @@ use tokio::sync::Semaphore;
 use super::caller::Exporter;
 use super::error::ApiError;
 use super::idempotency::idempotency_key;
-use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json, is_json};
+use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json};
+use super::parameters;
 use super::{App, FHIR};
 use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::chosen::{Chosen, present};
@@ -23,8 +24,8 @@ use crate::export::job::poll_url;
 use crate::export::level::Level;
 use crate::export::plan::can_organize;
 use crate::export::request::{ExportRequest, Terms};
-use crate::fhir::outcome::IssueType;
-use crate::fhir::parameters::{self, Parameter};
+use crate::fhir::outcome::{IssueType, shown};
+use crate::fhir::parameters::Parameter;
 use crate::fhir::reference::PatientBases;
 use crate::identity::Principal;
 
@@ -51,7 +52,7 @@ pub(super) async fn get(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let parameters = parameters::from_query(query.as_deref().unwrap_or_default());
+    let parameters = parameters::of_query(query.as_deref())?;
     let url = match query {
         Some(query) if !query.is_empty() => format!("{}/{}?{query}", app.base, level.path()),
         _ => format!("{}/{}", app.base, level.path()),
@@ -68,24 +69,9 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    parameters_in_json(&headers, &body)?;
-    let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
-    parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
+    let parameters = parameters::of_post(query.as_deref(), &headers, &body)?;
     let url = format!("{}/{}", app.base, level.path());
     kick_off(&app, &caller, &headers, url, level, &parameters).await
-}
-
-/// A body must be JSON; no body needs no type.
-pub(super) fn parameters_in_json(headers: &HeaderMap, body: &[u8]) -> Result<(), ApiError> {
-    let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    if body.is_empty() || content_type.is_some_and(is_json) {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        IssueType::NotSupported,
-        "The body must be a Parameters resource with Content-Type application/fhir+json.",
-    ))
 }
 
 async fn kick_off(
@@ -147,7 +133,7 @@ async fn check_patients(
     let mut connection = app.pool.acquire().await?;
     let at = present(&mut connection).await?;
     if let Some(missing) = request.level.missing(&mut connection, at).await? {
-        return Err(ApiError::not_found(format!("There is no {missing}.")));
+        return Err(ApiError::not_found(format!("There is no {}.", shown(&missing))));
     }
     if lenient || request.patients.is_empty() {
         return Ok(());

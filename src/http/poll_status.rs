@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::kick_off::parameters_in_json;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer};
+use super::parameters;
 use super::response::outcome_response;
 use crate::config::{DeleteCompleted, Progress};
 use crate::export::job::{self, Job, State as JobState};
@@ -27,7 +27,7 @@ use crate::export::page;
 use crate::export::part::progress;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
-use crate::fhir::parameters::{self, Parameter};
+use crate::fhir::parameters::Parameter;
 use crate::identity::Principal;
 
 pub(super) const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
@@ -51,7 +51,7 @@ pub(super) async fn get(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, &headers, asked(&parameters::from_query(query.as_deref().unwrap_or_default()))?).await
+    poll(&app, &caller, &headers, asked(&parameters::of_query(query.as_deref())?)?).await
 }
 
 /// POST: the job may be in a Parameters resource (rule C13).
@@ -62,10 +62,7 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    parameters_in_json(&headers, &body)?;
-    let mut parameters = parameters::from_query(query.as_deref().unwrap_or_default());
-    parameters.extend(parameters::from_body(&body).map_err(ApiError::invalid)?);
-    poll(&app, &caller, &headers, asked(&parameters)?).await
+    poll(&app, &caller, &headers, asked(&parameters::of_post(query.as_deref(), &headers, &body)?)?).await
 }
 
 /// What is asked for.
@@ -284,7 +281,7 @@ pub(super) async fn delete(
     Caller(caller): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let asked = asked(&parameters::from_query(query.as_deref().unwrap_or_default()))?;
+    let asked = asked(&parameters::of_query(query.as_deref())?)?;
     let job = find(&app, &caller, &asked).await?;
     let is_finished = matches!(job.state, JobState::Completed | JobState::Failed);
     if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files).await? {

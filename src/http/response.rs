@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::request_id::X_REQUEST_ID;
 use crate::fhir::outcome::{Issue, IssueType, operation_outcome};
 
 const FHIR_JSON: &str = "application/fhir+json; charset=UTF-8";
@@ -84,7 +85,7 @@ pub(super) async fn log(request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let id = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
     let response = next.run(request).await;
     tracing::info!(
         request.id = id,

@@ -34,7 +34,7 @@ const ANALYZE_FROM: u64 = 1_000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path:?}: {source}")]
     Unreadable {
         /// Which.
         path: PathBuf,

@@ -49,6 +49,13 @@ pub(super) fn query(text: &str) -> Result<(ResourceType, Vec<Condition>), Wrong>
     let Some(resource_type) = ResourceType::parse(name) else {
         return Err(Wrong::Unsupported(format!("unknown resource type: {}", shown(name))));
     };
+    // Decoded once more than the parameter it came in.
+    if parameters.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        let text = shown(text);
+        return Err(Wrong::Unsupported(format!(
+            "there is a NUL character in it, which no text in FHIR may have: {text}"
+        )));
+    }
     if parameters.len() > MAX_CONDITIONS {
         return Err(Wrong::TooMuch(format!("a query may have {MAX_CONDITIONS} parameters at most: {}", shown(text))));
     }

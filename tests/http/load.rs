@@ -185,3 +185,14 @@ async fn two_loads_of_the_same_leave_one_current_version_each() {
     assert_eq!(database.count("resource where superseded_at = 'infinity'").await, 2_000);
     assert_eq!(database.count("resource").await, 4_000);
 }
+
+#[tokio::test]
+async fn the_name_of_a_file_tells_a_terminal_nothing() {
+    let database = Database::create().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a\u{1b}[2J\nloaded.ndjson"), "no resource\n").unwrap();
+    let output = database.load(&[folder.path().to_str().unwrap()], b"").await;
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains(r"a\u{1b}[2J\nloaded.ndjson:1: refused"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+}

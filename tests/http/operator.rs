@@ -1,5 +1,7 @@
 //! What the operator has: probes on a listener of their own, and the command `jobs`.
 
+use rustix::process::{Signal, kill_process};
+
 use crate::support::{Database, Server, eventually};
 
 #[tokio::test]
@@ -9,6 +11,8 @@ async fn probes_answer_on_their_own_address_only() {
     let anybody = server.anybody();
     for path in ["/healthz", "/readyz"] {
         let response = anybody.get(&format!("{}{path}", server.probes)).send().await.unwrap();
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
         assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (200, "ok\n"));
         anybody.refused(anybody.get(&server.base.replace("/fhir", path)), 404).await;
     }
@@ -31,6 +35,26 @@ async fn it_is_not_ready_without_its_database() {
     eventually("it is ready again", || async { ready().await == 200 }).await;
     // And its workers work again.
     anybody.kick_off("").await.completed().await;
+}
+
+#[tokio::test]
+async fn a_probe_does_not_wait_long_for_a_database_that_hangs() {
+    let database = Database::create().await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let ready = async || anybody.get(&format!("{}/readyz", server.probes)).send().await.unwrap().status();
+    assert_eq!(ready().await, 200);
+    let sessions = database.sessions().await;
+    for session in &sessions {
+        kill_process(*session, Signal::STOP).unwrap();
+    }
+    let hung = ready().await;
+    for session in &sessions {
+        kill_process(*session, Signal::CONT).unwrap();
+    }
+    assert_eq!(hung, 503);
+    assert!(server.log().contains("the database does not answer in time"));
+    eventually("it is ready again", || async { ready().await == 200 }).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::{ExportRequest, Refused, Terms};
 use crate::export::elements::ElementList;
 use crate::export::level::Level;
 use crate::fhir::instant;
-use crate::fhir::outcome::{Issue, IssueType, Severity, shown};
+use crate::fhir::outcome::{Issue, IssueType, shown};
 use crate::fhir::parameters::Parameter;
 use crate::fhir::reference;
 use crate::fhir::resource_type::ResourceType;
@@ -29,6 +29,8 @@ const MAX_QUERY: usize = 8_192;
 /// How what is wrong with a query begins; of `_typePostFetchFilterUrl` in HAPI's words (rule B.5).
 const INVALID_FILTER: &str = "Invalid _typeFilter";
 const INVALID_POST_FETCH: &str = "Invalid post-fetch filter URL";
+/// So much is told of what is wrong, and so much is left out under lenient handling.
+const MOST_TOLD: usize = 100;
 /// Files smaller than this would be too many.
 const SMALLEST_MAXIMUM: u64 = 1 << 20;
 
@@ -378,16 +380,25 @@ impl<'a> Reader<'a> {
 
     /// What `handling=lenient` leaves out and otherwise refuses (rule B17).
     fn unsupported(&mut self, text: String) {
-        if self.terms.lenient {
+        if !self.terms.lenient {
+            self.invalid(IssueType::NotSupported, text);
+        } else if self.request.remarks.len() < MOST_TOLD {
             self.request.remarks.push(text);
         } else {
-            self.invalid(IssueType::NotSupported, text);
+            let text = format!("More than {MOST_TOLD} things would have to be left out.");
+            self.invalid(IssueType::TooLong, text);
         }
     }
 
     /// What is refused either way.
     fn invalid(&mut self, code: IssueType, text: String) {
-        self.issues.push(Issue { severity: Severity::Error, code, text });
+        let issue = match self.issues.len() {
+            ..MOST_TOLD => Issue::error(code, text),
+            _ => Issue::error(IssueType::TooLong, "There is more that is wrong."),
+        };
+        if self.issues.last() != Some(&issue) {
+            self.issues.push(issue);
+        }
     }
 
     pub(super) fn finish(mut self) -> Result<ExportRequest, Refused> {
@@ -496,7 +507,7 @@ mod tests {
             bases: &PatientBases::default(),
         };
         let url = format!("https://h/fhir/{}", level.path());
-        ExportRequest::read(url, level, &from_query(query), terms)
+        ExportRequest::read(url, level, &from_query(query).unwrap(), terms)
     }
 
     fn refused(query: &str) -> Vec<Issue> {
@@ -547,6 +558,18 @@ mod tests {
         assert_eq!(refused("_since=2026-01-01T00:00:00Z&_since=2026-01-01T00:00:00Z").len(), 1);
         assert_eq!(refused("_since=2026-01-02T00:00:00Z&_until=2026-01-01T00:00:00Z").len(), 1);
         assert!(read("_format=json&_pretty=true", false).is_ok());
+    }
+
+    #[test]
+    fn only_so_much_is_told_or_left_out() {
+        let types: Vec<_> = (0..5_000).map(|number| format!("Nope{number}")).collect();
+        let query = format!("_type=Patient,{}", types.join(","));
+        let issues = refused(&query);
+        assert_eq!((issues.len(), &*issues[MOST_TOLD].text), (MOST_TOLD + 1, "There is more that is wrong."));
+        let Err(Refused::Invalid(issues)) = read(&query, true) else { panic!() };
+        assert_eq!((issues.len(), issues[0].code), (1, IssueType::TooLong));
+        let query = format!("_type=Patient,{}", types[..MOST_TOLD].join(","));
+        assert_eq!(read(&query, true).unwrap().remarks.len(), MOST_TOLD);
     }
 
     // G13
@@ -626,7 +649,7 @@ mod tests {
         let granted = TypeGrant::of([ResourceType::PATIENT]);
         let terms =
             Terms { lenient: true, granted: &granted, referenced: &BTreeSet::new(), bases: &PatientBases::default() };
-        let parameters = from_query("includeAssociatedData=LatestProvenanceResources");
+        let parameters = from_query("includeAssociatedData=LatestProvenanceResources").unwrap();
         let refused = ExportRequest::read("u".into(), Level::System, &parameters, terms);
         assert_eq!(refused, Err(Refused::Forbidden(vec![ResourceType::PROVENANCE])));
     }
@@ -684,7 +707,7 @@ mod tests {
         let referenced = BTreeSet::from([practitioner]);
         let terms =
             Terms { lenient: true, granted: &granted, referenced: &referenced, bases: &PatientBases::default() };
-        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query), terms);
+        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query).unwrap(), terms);
         assert_eq!(read(Level::System, "").unwrap().types.len(), 1);
         let task = ResourceType::parse("Task").unwrap();
         assert_eq!(read(Level::System, "_type=Task,Patient"), Err(Refused::Forbidden(vec![task])));
@@ -707,7 +730,7 @@ mod tests {
         let granted = TypeGrant::Only(types);
         let (referenced, bases) = (BTreeSet::new(), PatientBases::default());
         let terms = Terms { lenient: false, granted: &granted, referenced: &referenced, bases: &bases };
-        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query), terms);
+        let read = |level, query| ExportRequest::read("u".into(), level, &from_query(query).unwrap(), terms);
         let request = read(Level::System, "_typeFilter=Observation?code=x").unwrap();
         assert_eq!(request.filters.limits(observation), [&limit]);
         assert_eq!(request.not_covered_by(&granted), None);

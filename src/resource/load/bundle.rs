@@ -11,7 +11,8 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::fhir::reference::{PatientBases, is_id};
+use super::Rules;
+use crate::fhir::reference::is_id;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::body::Resource;
 use crate::resource::write::Change;
@@ -69,19 +70,19 @@ struct Identity<'a> {
 }
 
 /// Reads the text.
-pub(super) fn changes(text: &[u8], bases: &PatientBases) -> Changes {
+pub(super) fn changes(text: &[u8], rules: &Rules) -> Changes {
     // Most resources are no Bundles: a look at the text saves reading it twice.
     let Some(bundle_type) = memmem::find(text, b"Bundle").and_then(|_| bundle_type(text)) else {
-        return single(text, bases);
+        return single(text, rules);
     };
     if matches!(bundle_type.as_str(), "document" | "message") {
-        return single(text, bases);
+        return single(text, rules);
     }
     let bundle = match serde_json::from_slice::<Bundle<'_>>(text) {
         Ok(bundle) => bundle,
         Err(error) => return refused(format!("not a Bundle as FHIR has it (line {})", error.line())),
     };
-    let mut changes = unpack(&bundle, bases);
+    let mut changes = unpack(&bundle, rules);
     changes.atomic = bundle_type == "transaction";
     changes
 }
@@ -92,22 +93,30 @@ fn bundle_type(text: &[u8]) -> Option<String> {
         .then(|| kind.bundle_type.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default())
 }
 
-fn single(text: &[u8], bases: &PatientBases) -> Changes {
-    match Resource::parse(text, bases) {
+fn single(text: &[u8], rules: &Rules) -> Changes {
+    match resource(text, None, rules) {
         Ok(resource) => Changes { changes: vec![Change::Put(resource)], ..Changes::default() },
-        Err(reason) => refused(reason.to_string()),
+        Err(reason) => refused(reason),
     }
+}
+
+/// Whatever it came in: a worker may have to hold a whole one.
+fn resource(text: &[u8], fallback_id: Option<&str>, rules: &Rules) -> Result<Resource, String> {
+    if text.len() > rules.max_resource {
+        return Err(format!("longer than store.max_resource, {} bytes", rules.max_resource));
+    }
+    Resource::parse_with_id(text, fallback_id, &rules.bases).map_err(|refused| refused.to_string())
 }
 
 fn refused(reason: String) -> Changes {
     Changes { refused: vec![reason], ..Changes::default() }
 }
 
-fn unpack(bundle: &Bundle<'_>, bases: &PatientBases) -> Changes {
+fn unpack(bundle: &Bundle<'_>, rules: &Rules) -> Changes {
     let references = references(bundle);
     let mut unpacked = Changes::default();
     for (index, entry) in bundle.entry.iter().enumerate() {
-        match change(entry, &references, bases) {
+        match change(entry, &references, rules) {
             Ok(change) => unpacked.changes.push(change),
             Err(reason) => unpacked.refused.push(format!("entry[{index}]: {reason}")),
         }
@@ -123,8 +132,9 @@ fn references(bundle: &Bundle<'_>) -> HashMap<String, String> {
         .filter_map(|entry| {
             let urn = entry.full_url.as_deref().filter(|url| url.starts_with(URN))?;
             let identity: Identity<'_> = serde_json::from_str(entry.resource?.get()).ok()?;
-            let id = identity.id.as_deref().or_else(|| fallback_id(entry))?;
-            Some((urn.to_owned(), format!("{}/{id}", identity.resource_type?)))
+            let resource_type = ResourceType::parse(identity.resource_type.as_deref()?)?;
+            let id = identity.id.as_deref().or_else(|| fallback_id(entry)).filter(|id| is_id(id))?;
+            Some((urn.to_owned(), format!("{resource_type}/{id}")))
         })
         .collect()
 }
@@ -140,14 +150,13 @@ fn type_and_id(url: &str) -> Option<(ResourceType, &str)> {
     Some((ResourceType::parse(name)?, id)).filter(|(_, id)| is_id(id))
 }
 
-fn change(entry: &Entry<'_>, references: &HashMap<String, String>, bases: &PatientBases) -> Result<Change, String> {
+fn change(entry: &Entry<'_>, references: &HashMap<String, String>, rules: &Rules) -> Result<Change, String> {
     let method = entry.request.as_ref().map_or("PUT", |request| &request.method);
     match (method, entry.resource) {
         ("DELETE", _) => delete(entry),
-        ("PUT" | "POST", Some(resource)) => {
-            let text = with_references(resource.get(), references);
-            let resource = Resource::parse_with_id(text.as_bytes(), fallback_id(entry), bases)
-                .map_err(|refused| refused.to_string())?;
+        ("PUT" | "POST", Some(text)) => {
+            let text = with_references(text.get(), references);
+            let resource = resource(text.as_bytes(), fallback_id(entry), rules)?;
             agrees(entry, &resource)?;
             Ok(Change::Put(resource))
         }
@@ -203,9 +212,15 @@ fn with_references<'a>(text: &'a str, references: &HashMap<String, String>) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fhir::reference::PatientBases;
+
+    fn within(text: &str, max_resource: usize) -> Changes {
+        let rules = Rules { bases: PatientBases::default(), max_resource, max_document: usize::MAX };
+        changes(text.as_bytes(), &rules)
+    }
 
     fn read(text: &str) -> Changes {
-        changes(text.as_bytes(), &PatientBases::default())
+        within(text, 1 << 20)
     }
 
     #[test]
@@ -248,5 +263,44 @@ mod tests {
         );
         assert_eq!(changes.refused.len(), 4, "{:?}", changes.refused);
         assert!(matches!(&changes.changes[..], [Change::Delete(_, id)] if id == "c"));
+    }
+
+    #[test]
+    fn a_resource_is_limited_whatever_it_comes_in() {
+        let large = format!(r#"{{"resourceType":"Basic","id":"l","x":"{}"}}"#, "x".repeat(100));
+        let small = r#"{"resourceType":"Basic","id":"s"}"#;
+        let bundle = |entries: &str| format!(r#"{{"resourceType":"Bundle","type":"collection","entry":[{entries}]}}"#);
+        let entry = |resource: &str| format!(r#"{{"resource":{resource}}}"#);
+        for text in [large.clone(), bundle(&entry(&large)), bundle(&format!("{},{}", entry(small), entry(&large)))] {
+            let changes = within(&text, 100);
+            assert_eq!((changes.refused.len(), changes.refused[0].contains("store.max_resource")), (1, true));
+        }
+        let many = vec![entry(small); 20].join(",");
+        assert_eq!(within(&bundle(&many), 100).changes.len(), 20, "a Bundle may be longer than a resource");
+    }
+
+    #[test]
+    fn only_a_resource_that_can_be_there_takes_the_place_of_its_urn() {
+        let urn = "urn:uuid:11111111-1111-1111-1111-111111111111";
+        for identity in [r#""resourceType":"Patient","id":"\",\"x\":\"""#, r#""resourceType":"\",\"x\":\"","id":"a""#] {
+            let changes = read(&format!(
+                r#"{{"resourceType":"Bundle","type":"collection","entry":[{{"fullUrl":"{urn}","resource":{{{identity}}}}},
+                {{"resource":{{"resourceType":"Basic","id":"b","subject":{{"reference":"{urn}"}}}}}}]}}"#
+            ));
+            let [Change::Put(basic)] = &changes.changes[..] else { panic!("{changes:?}") };
+            assert!(basic.rest().contains(urn) && changes.refused.len() == 1, "{}", basic.rest());
+        }
+    }
+
+    #[test]
+    fn a_million_levels_do_no_harm_to_a_bundle() {
+        let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+        for text in [
+            format!(r#"{{"resourceType":"Bundle","type":{deep},"entry":[]}}"#),
+            format!(r#"{{"resourceType":"Bundle","type":"batch","entry":{deep}}}"#),
+            format!(r#"{{"resourceType":"Bundle","type":"batch","x":{deep},"entry":[{{"resource":{{"x":{deep}}}}}]}}"#),
+        ] {
+            assert_eq!(read(&text).changes.len(), 0);
+        }
     }
 }

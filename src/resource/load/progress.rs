@@ -27,10 +27,10 @@ impl Progress {
 
     /// A file of so many bytes begins; standard input has no known length.
     pub(super) fn open(&mut self, name: &str, bytes: Option<u64>) {
-        name.clone_into(&mut self.name);
+        self.name = printable(name);
         if let Some(bar) = &self.bar {
             bar.set_length(bar.length().unwrap_or(0) + bytes.unwrap_or(0));
-            bar.set_message(name.to_owned());
+            bar.set_message(self.name.clone());
         }
     }
 
@@ -47,6 +47,7 @@ impl Progress {
 
     /// A line of its own, above the bar.
     pub(super) fn say(&self, line: &str) {
+        let line = printable(line);
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
@@ -58,6 +59,18 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A file may have any name, and a terminal does what it is told.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => printable.extend(character.escape_default()),
+            false => printable.push(character),
+        }
+    }
+    printable
 }
 
 fn new_bar() -> ProgressBar {

@@ -125,17 +125,13 @@ impl Reading<'_> {
         if text.is_empty() {
             return;
         }
-        let Changes { changes, refused, atomic } = bundle::changes(text, &self.rules.bases);
+        let Changes { changes, refused, atomic } = bundle::changes(text, self.rules);
         let refused_any = !refused.is_empty();
         for reason in refused {
             self.refuse(place, reason);
         }
         if atomic && refused_any {
             return;
-        }
-        let max = self.rules.max_resource;
-        if text.len() > max && changes.len() == 1 {
-            return self.refuse(place, format!("longer than store.max_resource, {max} bytes"));
         }
         self.batch.bytes += text.len();
         for change in changes {

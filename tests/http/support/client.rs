@@ -28,6 +28,11 @@ impl Caller {
         Self { client, base: base.to_owned(), token: token.map(str::to_owned) }
     }
 
+    /// A caller without a token that calls as this client does.
+    pub fn by(client: reqwest::Client, base: &str) -> Self {
+        Self { client, base: base.to_owned(), token: None }
+    }
+
     /// A request to a path below the base, or to an absolute URL; with the token, and no header else.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };

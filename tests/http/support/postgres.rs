@@ -9,6 +9,7 @@ use fhir_bulk_export::fhir::reference::PatientBases;
 use fhir_bulk_export::fhir::resource_type::ResourceType;
 use fhir_bulk_export::resource::body::Resource;
 use fhir_bulk_export::resource::write::{Change, write};
+use rustix::process::Pid;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -149,6 +150,13 @@ impl Database {
         sqlx::query(sqlx::AssertSqlSafe(alter)).execute(&mut admin).await.unwrap();
         let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
         sqlx::query(terminate).bind(&self.name).execute(&mut admin).await.unwrap();
+    }
+
+    /// The sessions that the server has with this database.
+    pub async fn sessions(&self) -> Vec<Pid> {
+        let pids = "select pid from pg_stat_activity where datname = $1 and application_name = 'fhir-bulk-export'";
+        let pids: Vec<i32> = sqlx::query_scalar(pids).bind(&self.name).fetch_all(&self.pool).await.unwrap();
+        pids.into_iter().filter_map(Pid::from_raw).collect()
     }
 
     pub async fn execute(&self, statement: &str) {
