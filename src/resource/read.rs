@@ -16,6 +16,8 @@ use crate::search::Narrowed;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
 pub(super) const PIECE: i32 = 1 << 20;
+/// And no more mentions than this come in one row.
+pub(super) const MENTIONS: i32 = 10_000;
 
 /// What an export asks of every type.
 #[derive(Debug, Clone, Copy)]
@@ -57,12 +59,13 @@ pub(crate) struct Slice {
 
 impl Slice {
     /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
-    /// with which to read it in [`pieces`](Slice::pieces). In no particular order: an order would cost a sort, and no
-    /// client may rely on one.
+    /// with which to read it in [`pieces`](Slice::pieces); and the Patients it mentions, as one text, or where it is long
+    /// those are read with the key, too. In no particular order: an order would cost a sort, and no client may rely on one.
     pub(crate) fn bodies(&self) -> QueryBuilder<Postgres> {
         let mut query = QueryBuilder::new("-- resource.read.bodies\nselect case when octet_length(body) <= ");
         query.push_bind(PIECE).push(" then body end, case when octet_length(body) > ");
-        query.push_bind(PIECE).push(" then key end");
+        query.push_bind(PIECE).push(" then key end, case when octet_length(body) <= ");
+        query.push_bind(PIECE).push(" then array_to_string(mentions, ' ') end");
         self.push_rows(&mut query, false);
         query
     }
@@ -91,9 +94,30 @@ impl Slice {
         .fetch(connection)
     }
 
-    /// Selects the ids of the resources in this slice that were deleted in the window, as the first column.
+    /// Reads the Patients that a version mentions, a text of many after the other: of a Group there may be a million.
+    pub(crate) fn mentions<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+        key: i64,
+    ) -> BoxStream<'c, Result<String, sqlx::Error>> {
+        sqlx::query_scalar!(
+            r#"-- resource.read.mentions
+            select array_to_string(mentions[start : start + $3 - 1], ' ') as "some!"
+            from resource, generate_series(1, cardinality(mentions), $3) as start
+            where resource_type = $1 and key = $2"#,
+            self.resource_type.as_str(),
+            key,
+            MENTIONS
+        )
+        .fetch(connection)
+    }
+
+    /// Selects the resources in this slice that were deleted in the window: id, key, and the Patients that the version
+    /// before mentioned, as one text, or null where they are many.
     pub(crate) fn deletions(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id");
+        let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id, key, ");
+        query.push("case when cardinality(mentions) <= ").push_bind(MENTIONS);
+        query.push(" then array_to_string(mentions, ' ') end");
         self.push_rows(&mut query, true);
         query
     }
