@@ -85,10 +85,6 @@ for each statement execute function refuse_to_forget();
 create trigger refuse_to_forget before update or delete or truncate on disclosure
 for each statement execute function refuse_to_forget();
 
-insert into disclosure (event) values ('begin');
-insert into disclosure (event, owner_issuer, owner_subject, job_id)
-select 'unrecorded', owner_issuer, owner_subject, id from export_job order by accepted_at;
-
 -- Replicas of the version before accept exports until the last of them is stopped.
 create function disclosure_unrecorded() returns trigger
 language plpgsql as $$
@@ -100,3 +96,8 @@ end
 $$;
 create trigger disclosure_unrecorded after insert on export_job
 for each row when (new.requires < 3) execute function disclosure_unrecorded();
+
+-- After the trigger is there: so none is missed.
+insert into disclosure (event) values ('begin');
+insert into disclosure (event, owner_issuer, owner_subject, job_id)
+select 'unrecorded', owner_issuer, owner_subject, id from export_job order by accepted_at;

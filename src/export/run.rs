@@ -186,7 +186,8 @@ async fn read_resources(
             read_in_pieces(reader, slice, key, sink).await?;
         } else {
             let body = read_whole(reader, slice, key, &mut sink.paced).await?;
-            let patients = slice.mentions(reader, key).try_collect::<Vec<_>>().await?.join(" ");
+            let mut patients = String::new();
+            slice.patients(reader, key, |some| patients.extend([some, " "])).await?;
             sink.put(Cow::Owned(body), Cow::Owned(patients), asked, type_name).await?;
         }
     }
@@ -209,22 +210,8 @@ async fn read_in_pieces(
         sink.append(&piece.bytes).await?;
     }
     drop(pieces);
-    note_mentions(reader, slice, key, sink).await?;
+    slice.patients(reader, key, |some| sink.lines.is_about(some)).await?;
     Ok(sink.end_line(type_name).await?)
-}
-
-/// Who the line under way is about, where these are too many for one row.
-async fn note_mentions(
-    reader: &mut PgConnection,
-    slice: &Slice,
-    key: i64,
-    sink: &mut Sink<'_>,
-) -> Result<(), sqlx::Error> {
-    let mut mentions = slice.mentions(reader, key);
-    while let Some(some) = mentions.try_next().await? {
-        sink.lines.is_about(&some);
-    }
-    Ok(())
 }
 
 /// A long resource that is to be cut, or judged: how long it will be, and whether it comes at all, must be known before its
@@ -292,7 +279,7 @@ async fn read_deletions(reader: &mut PgConnection, slice: &Slice, sink: &mut Sin
     drop(rows);
     for (key, line) in about_many {
         sink.begin_line(line.len() as u64, DELETIONS).await?;
-        note_mentions(reader, slice, key, sink).await?;
+        slice.patients(reader, key, |some| sink.lines.is_about(some)).await?;
         sink.append(line.as_bytes()).await?;
         sink.end_line(DELETIONS).await?;
     }
