@@ -2,6 +2,7 @@
 
 mod demo;
 mod disclosures;
+mod erase;
 mod govern;
 mod jobs;
 
@@ -64,6 +65,8 @@ enum What {
         #[command(subcommand)]
         action: Option<jobs::Action>,
     },
+    /// Remove all that is stored of a patient, for good: versions, tombstones, and exports that hold something of them
+    Erase(erase::Whom),
     /// Show or change, while servers run, how much of the database exports may take
     Govern(govern::Limits),
     /// Tell who received whose data
@@ -122,6 +125,7 @@ impl Command {
             What::Load { paths } => load(&config, &local, paths).await,
             What::Demo { sample } => demo::run(config, &local, sample).await,
             What::Jobs { action } => jobs::run(&Database::open(&config, &local)?, &config, action).await,
+            What::Erase(whom) => erase::run(&Database::open(&config, &local)?, &config, whom).await,
             What::Govern(limits) => govern::run(&Database::open(&config, &local)?, limits).await,
             What::Disclosures(question) => disclosures::run(&Database::open(&config, &local)?, question).await,
             What::Migrate => {

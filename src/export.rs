@@ -27,6 +27,7 @@ mod elements;
 mod found;
 mod gate;
 pub(crate) mod governor;
+pub(crate) mod holding;
 pub(crate) mod job;
 mod lease;
 pub(crate) mod level;

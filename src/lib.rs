@@ -10,10 +10,11 @@
 //! Which module may use which; a test holds the source to it:
 //!
 //! ```text
-//! command   → server, export, binary, ledger, resource, database, telemetry, config, fhir
+//! command   → server, export, erasure, binary, ledger, resource, database, telemetry, config, fhir
 //! server    → http, export, reaper, resource, ledger, database, identity, shutdown, config, fhir
 //! http      → export, search, binary, ledger, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, identity, config
+//! erasure   → export, binary, ledger, resource
 //! export    → resource, search, binary, ledger, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
@@ -31,6 +32,7 @@ mod binary;
 pub mod command;
 pub mod config;
 pub mod database;
+mod erasure;
 mod export;
 pub mod fhir;
 mod http;

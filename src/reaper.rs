@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::binary::volume::remove_files;
+use crate::binary::volume::{Held, remove_files};
 use crate::config::Retention;
 use crate::export::claim::end_sessions_of_the_past;
 use crate::export::job;
@@ -85,7 +85,7 @@ async fn sweep_files(pool: &PgPool) {
 }
 
 async fn remove(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
-    let files = remove_files(pool, id).await?;
+    let files = remove_files(pool, id, Held::Stays).await?;
     let removed = files.all && job::remove_expired(pool, id).await?;
     if files.bytes > 0 || removed {
         tracing::info!(job.id = %id, files.bytes, removed, "reaped");

@@ -6,6 +6,7 @@ pub mod body;
 pub(crate) mod clock;
 pub(crate) mod cohort;
 pub(crate) mod compartment;
+pub(crate) mod erase;
 pub(crate) mod group;
 pub(crate) mod index;
 pub mod load;

@@ -71,11 +71,19 @@ impl Volume {
     }
 }
 
-/// Removes the files of a job, but for those that are held by a download.
-pub(crate) async fn remove_files(pool: &PgPool, job: Uuid) -> Result<Removed, sqlx::Error> {
+/// What becomes of a file that is being downloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    Stays,
+    /// The download breaks off.
+    Goes,
+}
+
+/// Removes the files of a job.
+pub(crate) async fn remove_files(pool: &PgPool, job: Uuid, held: Held) -> Result<Removed, sqlx::Error> {
     match Volume::of(pool, job).await? {
-        Volume::SHARED => delete(pool, job).await,
-        own => match empty(pool, job, own).await {
+        Volume::SHARED => delete(pool, job, held).await,
+        own => match empty(pool, job, own, held).await {
             // lock_not_available
             Err(error) if code(&error).as_deref() == Some("55P03") => Ok(Removed { bytes: 0, all: false }),
             result => result,
@@ -83,8 +91,14 @@ pub(crate) async fn remove_files(pool: &PgPool, job: Uuid) -> Result<Removed, sq
     }
 }
 
-/// Empties a job's own volume and gives it back; waits while a file is held.
-async fn empty(pool: &PgPool, job: Uuid, volume: Volume) -> Result<Removed, sqlx::Error> {
+/// Takes deleted chunks out of the shared volume; until then they lie in it, though nobody sees them.
+pub(crate) async fn vacuum(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("-- binary.volume.vacuum\nvacuum binary_chunk_0").execute(pool).await?;
+    Ok(())
+}
+
+/// Empties a job's own volume and gives it back; not while a file stays that is held.
+async fn empty(pool: &PgPool, job: Uuid, volume: Volume, held: Held) -> Result<Removed, sqlx::Error> {
     let nothing = Removed { bytes: 0, all: false };
     let mut transaction = pool.begin().await?;
     sqlx::query!("-- binary.volume.patience\nselect set_config('lock_timeout', $1, true)", PATIENCE)
@@ -99,7 +113,7 @@ async fn empty(pool: &PgPool, job: Uuid, volume: Volume) -> Result<Removed, sqlx
     .await?;
     // Another replica may have emptied it since it was looked up, and it may be another job's by now.
     let still_its_own = alone && give_back(&mut transaction, job, volume).await?;
-    if !still_its_own || is_held(&mut transaction, job).await? {
+    if !still_its_own || is_held(&mut transaction, job).await? && held == Held::Stays {
         return Ok(nothing);
     }
     let truncate = format!("-- binary.volume.empty\ntruncate binary_chunk_{}", volume.0);
@@ -143,12 +157,13 @@ async fn is_held(transaction: &mut PgConnection, job: Uuid) -> Result<bool, sqlx
 }
 
 /// Deletes the rows of a job's files, a few at a time.
-async fn delete(pool: &PgPool, job: Uuid) -> Result<Removed, sqlx::Error> {
+async fn delete(pool: &PgPool, job: Uuid, held: Held) -> Result<Removed, sqlx::Error> {
     let ids = sqlx::query_scalar!(
         "-- binary.volume.removable
         select id from binary_file
-        where job_id = $1 and (held_until is null or held_until <= clock_timestamp())",
-        job
+        where job_id = $1 and ($2 or held_until is null or held_until <= clock_timestamp())",
+        job,
+        held == Held::Goes
     )
     .fetch_all(pool)
     .await?;

@@ -54,13 +54,7 @@ pub(crate) async fn submit(
     )
     .fetch_one(&mut *transaction)
     .await?;
-    sqlx::query!(
-        r#"-- export.admission.lock
-        select pg_advisory_xact_lock($1) as "nothing: ()""#,
-        ADMISSION_LOCK
-    )
-    .execute(&mut *transaction)
-    .await?;
+    keep_others_out(&mut transaction).await?;
     // The same kick-off may have been under way when it was looked for without the lock.
     if let Some(id) = started_before(&mut *transaction, kick_off).await? {
         return Ok(id);
@@ -73,6 +67,18 @@ pub(crate) async fn submit(
     transaction.commit().await?;
     tracing::info!(job.id = %id, "accepted an export");
     Ok(id)
+}
+
+/// Lets nobody else start an export until the end of the transaction.
+pub(crate) async fn keep_others_out(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"-- export.admission.lock
+        select pg_advisory_xact_lock($1) as "nothing: ()""#,
+        ADMISSION_LOCK
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
 }
 
 /// The job that the same kick-off has started before, whatever has become of it, until it expires.

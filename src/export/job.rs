@@ -172,7 +172,7 @@ pub(crate) async fn cancel(
 }
 
 /// Lets a finished job expire now: the owner needs it no more (rule D3).
-pub(crate) async fn discard(pool: &PgPool, id: Uuid, by: &Requester) -> Result<(), sqlx::Error> {
+pub(crate) async fn discard(pool: &PgPool, id: Uuid, by: Option<&Requester>) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!(
         "-- export.job.discard
@@ -181,7 +181,9 @@ pub(crate) async fn discard(pool: &PgPool, id: Uuid, by: &Requester) -> Result<(
     )
     .execute(&mut *transaction)
     .await?;
-    note_delete(&mut transaction, id, by).await?;
+    if let Some(by) = by {
+        note_delete(&mut transaction, id, by).await?;
+    }
     transaction.commit().await
 }
 

@@ -125,6 +125,11 @@ impl ExportRequest {
         }
     }
 
+    /// Whether the patients it is limited to are kept with it when it is planned.
+    pub(crate) fn is_frozen(&self) -> bool {
+        matches!(self.cohort(Uuid::nil()), Cohort::Frozen(_))
+    }
+
     /// What of the store is exported, as of a transaction time, and of all versions after a floor.
     pub(crate) fn window(&self, at: OffsetDateTime, history: Option<OffsetDateTime>) -> Window {
         Window { at, since: self.since, until: self.until, history }
@@ -139,6 +144,21 @@ impl ExportRequest {
     pub(crate) fn not_covered_by(&self, granted: &TypeGrant) -> Option<ResourceType> {
         let is_covered = |exported: &ResourceType| granted.covers(*exported, &self.filters.limits(*exported));
         self.types.iter().chain(&self.referenced).copied().find(|exported| !is_covered(exported))
+    }
+
+    /// Whether an export of it may hold anything of a patient, of whom there are resources of these types, all about them
+    /// alone.
+    pub(crate) fn may_hold(&self, patient: &str, types: &BTreeSet<ResourceType>) -> bool {
+        let is_of_them = match &self.level {
+            Level::Patient(id) => id == patient,
+            Level::System | Level::Patients | Level::Group(_) => true,
+        };
+        is_of_them && (self.patients.is_empty() || self.patients.contains(patient)) && self.reads_any(types)
+    }
+
+    /// Whether it reads resources of any of these types, also to find others by them.
+    pub(crate) fn reads_any(&self, types: &BTreeSet<ResourceType>) -> bool {
+        [&self.types, &self.referenced, &self.searched()].into_iter().any(|read| !read.is_disjoint(types))
     }
 
     /// The types of which deletions are told: of what is deleted nothing is left that limits could be compared with.

@@ -324,7 +324,7 @@ pub(super) async fn delete(
     }
     match app.config.wire.delete_completed() {
         DeleteCompleted::Purge => {
-            job::discard(&app.pool, job.id, &by).await?;
+            job::discard(&app.pool, job.id, Some(&by)).await?;
             app.useless.notify_one();
             tracing::info!(job.id = %job.id, "discarded by its owner");
             Ok(done(format!("Job instance {} and its files are removed.", job.id)))

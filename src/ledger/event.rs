@@ -83,6 +83,18 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Writes that a patient's data was erased: who it was, and what went.
+pub(crate) async fn write_erasure(executor: impl PgExecutor<'_>, detail: Value) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "-- ledger.event.write_erasure
+        insert into disclosure (event, detail) values ('erase', $1)",
+        detail
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// What was written.
 #[derive(Debug)]
 pub(crate) struct Event {

@@ -1,5 +1,7 @@
 //! Which files hold whose data: noted as each is stored, and still known when it is gone.
 
+use std::collections::BTreeSet;
+
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -49,6 +51,24 @@ pub(crate) struct Holding {
     pub(crate) bytes: i64,
     /// Whether it has not been removed yet.
     pub(crate) is_there: bool,
+}
+
+/// The exports that have files which hold data of this patient, and are there.
+pub(crate) async fn exports_holding(pool: &PgPool, patient: &str) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    let mut files = sqlx::query!(
+        "-- ledger.file.exports_holding
+        select disclosed_file.job_id, patient_ids
+        from disclosed_file join binary_file on binary_file.id = file_id
+        where patients > 0"
+    )
+    .fetch(pool);
+    let mut exports = BTreeSet::new();
+    while let Some(file) = files.try_next().await? {
+        if contains(&file.patient_ids, patient).map_err(|error| sqlx::Error::Decode(error.into()))? {
+            exports.insert(file.job_id);
+        }
+    }
+    Ok(exports)
 }
 
 /// All files that hold data of this patient, of exports with which something happened since an instant. The sets are looked

@@ -88,14 +88,20 @@ pub(crate) async fn take_transaction_time(
     }
 }
 
-async fn take(transaction: &mut PgConnection) -> Result<Taken, sqlx::Error> {
+/// Waits for the writers under way, and keeps all others, and planners, waiting until the end of the transaction.
+pub(super) async fn keep_writers_out(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"-- resource.clock.plan
         select pg_advisory_xact_lock($1) as "nothing: ()""#,
         WRITERS_LOCK
     )
-    .execute(&mut *transaction)
+    .execute(transaction)
     .await?;
+    Ok(())
+}
+
+async fn take(transaction: &mut PgConnection) -> Result<Taken, sqlx::Error> {
+    keep_writers_out(transaction).await?;
     sqlx::query_as!(
         Taken,
         r#"-- resource.clock.transaction_time

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use time::OffsetDateTime;
 
 /// Rows removed at once.
@@ -44,14 +44,19 @@ async fn superseded(pool: &PgPool, bound: OffsetDateTime) -> Result<BTreeMap<Str
     Ok(keys)
 }
 
-async fn remove(pool: &PgPool, resource_type: &str, keys: &[i64]) -> Result<u64, sqlx::Error> {
+/// Removes these versions of a type; gives how many there were.
+pub(super) async fn remove(
+    executor: impl PgExecutor<'_>,
+    resource_type: &str,
+    keys: &[i64],
+) -> Result<u64, sqlx::Error> {
     let removed = sqlx::query!(
         "-- resource.prune.remove
         delete from resource where resource_type = $1 and key = any($2)",
         resource_type,
         keys
     )
-    .execute(pool)
+    .execute(executor)
     .await?;
     Ok(removed.rows_affected())
 }

@@ -25,6 +25,7 @@ mod downloads_at_once;
 mod drain;
 mod ehealth;
 mod elements;
+mod erase;
 mod fair_turns;
 mod faults;
 mod file_size;
