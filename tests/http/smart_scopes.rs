@@ -138,9 +138,10 @@ async fn an_issuer_may_speak_in_scopes() {
     let caller = server.with_token(&issuer.token(&roles));
     caller.refused(caller.export(""), 403).await;
     for (claims, status) in [
-        (json!({ "azp": "lab" }), 200),
-        (json!({ "sub": "lab" }), 200),
-        (json!({ "client_id": "ward", "sub": "lab" }), 404),
+        (json!({ "azp": "lab", "scope": "system/*.rs" }), 200),
+        (json!({ "sub": "lab", "scope": "system/Patient.rs" }), 200),
+        (json!({ "client_id": "lab", "scope": "system/Task.rs" }), 403),
+        (json!({ "client_id": "ward", "sub": "lab", "scope": "system/*.rs" }), 404),
     ] {
         let caller = server.with_token(&issuer.token(&claims));
         assert_eq!(caller.get(&job.url).send().await.unwrap().status(), status, "{claims}");

@@ -56,6 +56,7 @@ async fn a_client_exports_with_the_token_that_it_gets() {
     assert_eq!(manifest.resources().await.into_keys().collect::<Vec<_>>(), ["Patient/p", "Task/t"]);
     // A35: the owner is the client, whichever token it has.
     let job = client.caller(&server, "system/Patient.rs").await.kick_off("").await;
+    job.completed().await;
     assert_eq!(client.caller(&server, "system/*.rs").await.get(&job.url).send().await.unwrap().status(), 200);
 }
 

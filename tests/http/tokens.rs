@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::secured::{PATIENT, ROLES, calls, set_up};
+use crate::support::smart::SmartClient;
 use crate::support::{Caller, Database, Issuer, Job, Server, eventually, trusting};
 
 // I1, I2, A29, F5, clients.md 9
@@ -243,6 +244,41 @@ async fn without_tokens_it_serves_the_own_machine_only() {
     let server = Server::start_with(&database, &settings).await;
     let anybody = server.anybody();
     anybody.refused(anybody.export(""), 401).await;
+}
+
+// A27, I13, I18, I23: a wrong setting is told at the start, not to a caller
+#[tokio::test]
+async fn what_cannot_be_meant_stops_the_start() {
+    let database = Database::create().await;
+    let (lab, own) = (SmartClient::new("lab"), "http://bulk.example/auth");
+    let introspection = "{ url = \"http://id.example/introspect\", client_id = \"bulk\", client_secret = \"471147\" }";
+    let issuer = |name: &str, rest: &str| {
+        format!("[{{ issuer = \"{name}\", audience = [\"fhir\"], jwks = \"https://id.example/jwks\"{rest} }}]")
+    };
+    let client = lab.registered_for(&["system/*.rs"]);
+    let private = r#"{"keys":[{"kty":"EC","crv":"P-384","kid":"k","x":"a","y":"b","d":"471147"}]}"#;
+    for (key, value, problem) in [
+        ("auth.clients", format!("[{client}, {client}]"), "client `lab` is registered twice"),
+        ("auth.clients", format!("[{}]", lab.registered_for(&["system/Doctor.rs"])), "system/Doctor.rs"),
+        ("auth.clients", format!("[{}]", lab.registered_at(private, &["system/*.rs"])), "private or symmetric key"),
+        ("auth.clients", format!("[{}]", lab.registered_at("/nowhere", &["system/*.rs"])), "client `lab`: jwks"),
+        ("auth.clients", "[{ id = \"lab\" }]".to_owned(), "auth.clients"),
+        ("auth.issuers", issuer(own, ""), "is the server itself"),
+        ("auth.issuers", issuer("https://id.example", ", profile = \"other\""), "auth.issuers"),
+        ("auth.issuers", issuer("https://id.example", &format!(", introspection = {introspection}")), "must be https"),
+    ] {
+        let clients = format!("[{client}]");
+        let settings = [
+            ("http.listen", "127.0.0.1:0"),
+            ("http.public_base_url", "http://bulk.example/fhir"),
+            ("auth.mode", "token"),
+            ("auth.clients", &clients),
+            (key, &value),
+        ];
+        let said = refuses_to_start(&database, &settings).await;
+        assert!(said.contains(problem), "{problem}: {said}");
+        assert!(!said.contains("471147"), "a secret is shown: {said}");
+    }
 }
 
 #[tokio::test]
