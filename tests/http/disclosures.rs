@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::secured::{PATIENT, ROLES, set_up};
-use crate::support::{Caller, Database, Issuer, Manifest, Random, Server, eventually, put_mebibytes, trusting};
+use crate::support::{Caller, Database, Manifest, Random, Server, eventually, put_mebibytes, trusting};
 
 type Ids = BTreeSet<String>;
 
