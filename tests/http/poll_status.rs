@@ -48,12 +48,13 @@ async fn running_elsewhere(database: &Database, server: &Server) -> crate::suppo
     let job = server.anybody().kick_off("?_type=Patient").await;
     database
         .execute(&format!(
-            "update export_job set state = 'running', transaction_time = now(), started_at = now(), attempt = 9;
+            "{ABLE} update export_job set state = 'running', transaction_time = now(), started_at = now(), attempt = 9;
             insert into export_part (job_id, ordinal, stage, resource_types, key_from, key_to, estimated_resources,
                 estimated_bytes, state, attempt, lease_until, worker, resources)
             values ('{0}', 0, 'output', '{{Patient}}', 0, 10, 100, 1, 'done', 1, null, null, 100000),
                 ('{0}', 1, 'output', '{{Patient}}', 10, 20, 200000, 1, 'running', 1, 'infinity', gen_random_uuid(), 26000)",
-            job.id()
+            job.id(),
+            ABLE = Database::ABLE
         ))
         .await;
     drop(planner_waits);

@@ -28,13 +28,15 @@ async fn large_job(database: &Database, server: &Server) -> Job {
     let job = server.anybody().kick_off("?_type=Basic").await;
     database
         .execute(&format!(
-            "update export_job set state = 'running', transaction_time = clock_timestamp(), started_at = now(), attempt = 9
+            "{ABLE} update export_job set state = 'running', transaction_time = clock_timestamp(), started_at = now(),
+                attempt = 9
             where id = '{0}';
             insert into export_part (job_id, ordinal, stage, resource_types, key_from, key_to, estimated_resources,
                 estimated_bytes)
             values ('{0}', 0, 'output', '{{Basic}}', 0, 9223372036854775807, 1, 1000000000);
             notify export_work;",
-            job.id()
+            job.id(),
+            ABLE = Database::ABLE
         ))
         .await;
     drop(planner_waits);
@@ -208,7 +210,8 @@ async fn a_lost_planner_is_replaced_and_keeps_the_transaction_time() {
     let at = "2999-01-01T00:00:00.000Z";
     database
         .execute(&format!(
-            "update export_job set transaction_time = '{at}', attempt = 7, lease_until = clock_timestamp() + interval '1 second'"
+            "{} update export_job set transaction_time = '{at}', attempt = 7, lease_until = clock_timestamp() + interval '1 second'",
+            Database::ABLE
         ))
         .await;
     drop(planner_waits);

@@ -159,6 +159,9 @@ impl Database {
         pids.into_iter().filter_map(Pid::from_raw).collect()
     }
 
+    /// What follows on this connection is done as a replica of the newest version would: it may take up any work.
+    pub const ABLE: &str = "set fhir_bulk_export.able = 99;";
+
     pub async fn execute(&self, statement: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(&self.pool).await.unwrap();
     }
