@@ -2,7 +2,6 @@
 //! `DATABASE_URL` from the environment. The only module that reads the environment.
 
 mod layers;
-mod secret;
 mod size;
 
 use std::collections::BTreeSet;
@@ -15,8 +14,8 @@ use url::Url;
 
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
-use crate::identity::IssuerConfig;
-pub use secret::Secret;
+use crate::identity::{ClientConfig, IssuerConfig};
+use crate::secret::{self, Secret};
 pub use size::ByteSize;
 
 /// Why the configuration cannot be used.
@@ -270,6 +269,7 @@ pub(crate) struct Auth {
     #[serde(with = "humantime_serde")]
     pub(crate) leeway: Duration,
     pub(crate) issuers: Vec<IssuerConfig>,
+    pub(crate) clients: Vec<ClientConfig>,
 }
 
 /// Who may call.
@@ -316,8 +316,9 @@ impl Config {
 
     /// Files with secrets that every user of the machine can read. Not refused: a volume of Kubernetes is so by itself.
     pub(crate) fn exposed_files(&self) -> impl Iterator<Item = &Path> {
-        let files = [self.database.url.file(), self.http.tls.key.as_deref()];
-        files.into_iter().flatten().filter(|file| secret::is_readable_by_all(file))
+        let own = [self.database.url.file(), self.http.tls.key.as_deref()];
+        let of_issuers = self.auth.issuers.iter().map(|issuer| issuer.client_secret()?.file());
+        own.into_iter().chain(of_issuers).flatten().filter(|file| secret::is_readable_by_all(file))
     }
 
     fn validate(&self) -> Result<(), Error> {
@@ -348,8 +349,8 @@ impl Config {
         refuse(self.database.max_connections < 2, "database.max_connections must be at least 2");
         refuse(self.auth.leeway > Duration::from_secs(60), "auth.leeway must be at most 60s");
         refuse(
-            self.auth.mode == AuthMode::Token && self.auth.issuers.is_empty(),
-            "auth.mode is \"token\", but there is no [[auth.issuers]]",
+            self.auth.mode == AuthMode::Token && self.auth.issuers.is_empty() && self.auth.clients.is_empty(),
+            "auth.mode is \"token\", but there is neither [[auth.issuers]] nor [[auth.clients]]",
         );
         refuse(
             self.auth.mode == AuthMode::None

@@ -1,4 +1,5 @@
-//! The FHIR API: every route and every layer on one screen. Errors become OperationOutcomes here and nowhere else.
+//! The FHIR API and the tokens for it: every route and every layer on one screen. Errors become OperationOutcomes here and
+//! nowhere else.
 
 mod binary;
 mod caller;
@@ -17,6 +18,7 @@ mod request_id;
 mod response;
 pub(crate) mod serve;
 pub(crate) mod tls;
+mod token;
 
 pub(crate) use limit::{Downloads, Polls};
 
@@ -28,7 +30,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_request, map_response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +91,9 @@ fn table() -> Vec<Route> {
         ("/fhir/Binary/{id}/_history/{version}", &["GET"], get(binary::read_version)),
         ("/fhir/metadata", &["GET"], get(metadata::capability_statement)),
         ("/fhir/OperationDefinition/{id}", &["GET"], get(metadata::operation_definition)),
+        ("/fhir/.well-known/smart-configuration", &["GET"], get(metadata::smart_configuration)),
+        ("/auth/token", &["POST"], post(token::issue)),
+        ("/auth/jwks", &["GET"], get(token::keys)),
     ]
 }
 

@@ -3,15 +3,29 @@
 //!
 //! Owns authentication: `auth.mode = "none"` (one anonymous owner) and bearer tokens (RFC 6750) of
 //! any number of OpenID Connect issuers (rules A27 to A35, I1 to I3). [`token`] verifies,
-//! [`issuer`] keeps the keys, [`ehealth`] turns claims into rights.
+//! [`key_cache`] keeps the keys, [`ehealth`] and [`smart`] turn claims into rights, [`introspection`]
+//! asks about tokens that say nothing by themselves.
+//!
+//! The server is an issuer, too ([`backend`]): [`client`]s prove who they are by an [`assertion`],
+//! good once ([`replay`]), and get tokens with keys of its own ([`signing`]) for [`scope`]s.
 //!
 //! Neither tokens nor subjects nor claims are ever logged or shown by `Debug`; errors carry fixed
 //! texts only.
 
+mod assertion;
+mod backend;
+mod client;
 mod config;
 mod ehealth;
-mod issuer;
+mod fetch;
+mod grant;
+mod introspection;
+mod key_cache;
 mod keys;
+mod replay;
+mod scope;
+mod signing;
+mod smart;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -21,13 +35,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sqlx::PgPool;
+
 use crate::fhir::resource_type::ResourceType;
 use crate::search::Query;
 use config::Profile;
-use issuer::Issuer;
+use introspection::Introspection;
+use key_cache::{KeyCache, Pace};
+use keys::KeySet;
+use source::Source;
 use token::{Acceptance, Unverified};
 
-pub(crate) use config::IssuerConfig;
+pub(crate) use backend::{AccessToken, Backend, Denied, Wish};
+pub(crate) use config::{ClientConfig, IssuerConfig};
 
 /// The widest tolerance for clocks that differ (rule I2).
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
@@ -38,6 +60,18 @@ const MAX_LEEWAY: Duration = Duration::from_secs(60);
 pub(crate) struct Owner {
     pub(crate) issuer: String,
     pub(crate) subject: String,
+}
+
+impl Owner {
+    /// By the first of these names that there is.
+    fn named<const N: usize>(issuer: String, names: [Option<String>; N]) -> Result<Self, Error> {
+        let mut names = names.into_iter().flatten().filter(|name| !name.is_empty());
+        let subject = names.next().ok_or(token::invalid("it names no user"))?;
+        if subject.contains(char::is_control) {
+            return Err(token::invalid("the name of its user has control characters"));
+        }
+        Ok(Self { issuer, subject })
+    }
 }
 
 impl fmt::Debug for Owner {
@@ -117,6 +151,12 @@ impl Principal {
             types: TypeGrant::All,
         }
     }
+
+    /// By scopes: whoever is granted anything may export it, and read the files.
+    fn granted(owner: Owner, types: TypeGrant) -> Self {
+        let may = !types.is_nothing();
+        Self { owner, may_export: may, may_read_files: may, types }
+    }
 }
 
 /// Why a caller is not let in. No text holds any part of a token.
@@ -134,9 +174,12 @@ pub(crate) enum Error {
     /// 403: a good token, but of a kind of user who may not use this server.
     #[error("this kind of user may not use this server")]
     NotAllowed,
-    /// 503: the issuer's keys cannot be had, so no token of it can be judged.
-    #[error("the signing keys of {issuer} are not available")]
-    Unavailable { issuer: String },
+    /// 503: what tokens of an issuer are judged by cannot be had.
+    #[error("{what} cannot be had")]
+    Unavailable { what: String },
+    /// 503
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
     /// At start only.
     #[error("auth: {problem}")]
     Configuration { problem: String },
@@ -147,15 +190,23 @@ pub(crate) struct Authenticator(Mode);
 
 enum Mode {
     Anonymous,
+    Token(Box<Trust>),
+}
+
+/// Whose tokens are accepted.
+struct Trust {
     /// By `iss`, exactly as written.
-    Token(HashMap<String, Trusted>),
+    issuers: HashMap<String, Trusted>,
+    /// The server itself, if clients are registered.
+    backend: Option<Backend>,
 }
 
 /// An issuer whose tokens are accepted.
 struct Trusted {
     config: IssuerConfig,
     acceptance: Acceptance,
-    issuer: Issuer,
+    keys: KeyCache,
+    introspection: Option<Introspection>,
 }
 
 impl Authenticator {
@@ -168,35 +219,54 @@ impl Authenticator {
     /// `auth.mode = "token"`: bearer tokens of these issuers. Reads key files, but asks nothing of
     /// the network.
     pub(crate) fn token(issuers: Vec<IssuerConfig>, leeway: Duration) -> Result<Self, Error> {
-        Self::with_pace(issuers, leeway, issuer::Pace::default())
-    }
-
-    fn with_pace(issuers: Vec<IssuerConfig>, leeway: Duration, pace: issuer::Pace) -> Result<Self, Error> {
         if leeway > MAX_LEEWAY {
             return Err(configuration("the leeway may be 60 seconds at most"));
-        }
-        if issuers.is_empty() {
-            return Err(configuration("token mode needs at least one issuer"));
         }
         let mut trusted = HashMap::with_capacity(issuers.len());
         for config in issuers {
             let name = config.issuer.clone();
-            if trusted.insert(name.clone(), Trusted::new(config, leeway, pace)?).is_some() {
+            if trusted.insert(name.clone(), Trusted::new(config, leeway)?).is_some() {
                 return Err(configuration(format!("issuer `{name}` is configured twice")));
             }
         }
-        Ok(Self(Mode::Token(trusted)))
+        Ok(Self(Mode::Token(Box::new(Trust { issuers: trusted, backend: None }))))
+    }
+
+    /// Besides, tokens that the server at this FHIR base issues to these clients itself; there may be none.
+    pub(crate) fn and_clients(
+        mut self,
+        clients: Vec<ClientConfig>,
+        base: &str,
+        pool: &PgPool,
+        leeway: Duration,
+    ) -> Result<Self, Error> {
+        let Mode::Token(trust) = &mut self.0 else { return Ok(self) };
+        if clients.is_empty() {
+            return Ok(self);
+        }
+        let backend = Backend::new(clients, base, pool.clone(), leeway)?;
+        if trust.issuers.contains_key(backend.issuer()) {
+            return Err(configuration(format!("issuer `{}` is the server itself", backend.issuer())));
+        }
+        trust.backend = Some(backend);
+        Ok(self)
     }
 
     /// Who sent this `Authorization` header.
     pub(crate) async fn authenticate(&self, authorization: Option<&str>) -> Result<Principal, Error> {
-        let Mode::Token(issuers) = &self.0 else {
+        let Mode::Token(trust) = &self.0 else {
             return Ok(Principal::anonymous());
         };
-        let token = Unverified::read(token::bearer(authorization)?)?;
-        let issuer =
-            issuers.get(&token.issuer).ok_or(Error::InvalidToken { reason: "its issuer is not trusted here" })?;
-        issuer.authenticate(&token).await
+        let raw = token::bearer(authorization)?;
+        if token::is_jwt(raw) { trust.authenticate(&Unverified::read(raw)?).await } else { trust.introspect(raw).await }
+    }
+
+    /// What gives tokens to registered clients, if there are any.
+    pub(crate) fn backend(&self) -> Option<&Backend> {
+        match &self.0 {
+            Mode::Token(trust) => trust.backend.as_ref(),
+            Mode::Anonymous => None,
+        }
     }
 
     /// Whether callers must bring a token.
@@ -205,22 +275,81 @@ impl Authenticator {
     }
 }
 
+impl Trust {
+    async fn authenticate(&self, token: &Unverified<'_>) -> Result<Principal, Error> {
+        if let Some(backend) = self.backend.as_ref().filter(|backend| backend.issuer() == token.issuer) {
+            return backend.authenticate(token).await;
+        }
+        let issuer = self.issuers.get(&token.issuer).ok_or(token::invalid("its issuer is not trusted here"))?;
+        issuer.authenticate(token).await
+    }
+
+    /// Asks the issuers about a token until one vouches for it (rule I23).
+    async fn introspect(&self, token: &str) -> Result<Principal, Error> {
+        if !token::may_be_opaque(token) {
+            return Err(token::invalid("it cannot be read"));
+        }
+        let mut verdict = token::invalid("no issuer vouches for it");
+        for issuer in self.issuers.values() {
+            let Some(introspection) = &issuer.introspection else { continue };
+            match introspection.claims(token).await {
+                Ok(Some(claims)) => return issuer.principal_of(claims),
+                Ok(None) => {}
+                // Perhaps it is of this one.
+                Err(error) => verdict = error,
+            }
+        }
+        Err(verdict)
+    }
+}
+
 impl Trusted {
-    fn new(config: IssuerConfig, leeway: Duration, pace: issuer::Pace) -> Result<Self, Error> {
-        let issuer = Issuer::new(&config, pace)?;
-        Ok(Self { acceptance: Acceptance::new(&config, leeway), config, issuer })
+    fn new(config: IssuerConfig, leeway: Duration) -> Result<Self, Error> {
+        let source = Source::new(config.check()?, KeySet::of_issuer)?;
+        let keys = KeyCache::new(config.name(), source, Pace::OF_ISSUERS)?;
+        let acceptance = Acceptance::new(&config.issuer, &config.audience, &config.algorithms, leeway);
+        let introspection = match &config.introspection {
+            Some(settings) => {
+                let url = settings.check().map_err(|problem| config.problem("introspection", problem))?;
+                Some(Introspection::new(settings, url, &config, leeway)?)
+            }
+            None => None,
+        };
+        Ok(Self { acceptance, config, keys, introspection })
     }
 
     async fn authenticate(&self, token: &Unverified<'_>) -> Result<Principal, Error> {
         let algorithm = self.acceptance.algorithm(token)?;
-        let key = self.issuer.key(token.key_id.as_deref(), algorithm).await?;
+        let key = self.keys.key(token.key_id.as_deref(), algorithm).await?;
         match self.config.profile {
             Profile::Ehealth => {
                 let claims: ehealth::Claims = self.acceptance.verify(token, algorithm, &key)?;
                 claims.into_principal(&self.config.user_types)
             }
+            Profile::Smart => {
+                let claims: smart::Claims = self.acceptance.verify(token, algorithm, &key)?;
+                claims.into_principal()
+            }
         }
     }
+
+    /// By what the issuer itself has said of a token, and need not say that it is the issuer.
+    fn principal_of(&self, mut claims: introspection::Claims) -> Result<Principal, Error> {
+        fn read<C: DeserializeOwned>(claims: introspection::Claims) -> Result<C, Error> {
+            serde_json::from_value(Value::Object(claims)).map_err(|_| token::invalid("its claims cannot be read"))
+        }
+        claims.insert("iss".to_owned(), Value::from(self.config.issuer.as_str()));
+        match self.config.profile {
+            Profile::Ehealth => read::<ehealth::Claims>(claims)?.into_principal(&self.config.user_types),
+            Profile::Smart => read::<smart::Claims>(claims)?.into_principal(),
+        }
+    }
+}
+
+/// Removes what of tokens and assertions is past its time.
+pub(crate) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
+    replay::forget(pool).await?;
+    signing::forget(pool).await
 }
 
 fn configuration(problem: impl Into<String>) -> Error {
@@ -307,11 +436,9 @@ mod tests {
     fn configuration_is_checked_at_start() {
         let file = testing::file(&[&Key::es256("one")]);
         let config = || testing::config("https://first.example", Some(&file));
-        for (issuers, leeway) in [
-            (vec![], MAX_LEEWAY),
-            (vec![config(), config()], MAX_LEEWAY),
-            (vec![config()], MAX_LEEWAY + Duration::from_secs(1)),
-        ] {
+        for (issuers, leeway) in
+            [(vec![config(), config()], MAX_LEEWAY), (vec![config()], MAX_LEEWAY + Duration::from_secs(1))]
+        {
             assert!(matches!(Authenticator::token(issuers, leeway), Err(Error::Configuration { .. })));
         }
     }

@@ -10,21 +10,21 @@
 //! Which module may use which; a test holds the source to it:
 //!
 //! ```text
-//! command   → server, export, binary, resource, database, telemetry, config, fhir
+//! command   → server, export, binary, resource, database, telemetry, config, fhir, secret
 //! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
 //! http      → export, search, binary, identity, database, shutdown, config, fhir
-//! reaper    → export, binary, resource, config
+//! reaper    → export, binary, resource, identity, config
 //! export    → resource, search, binary, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
 //! binary    → identity, database, fhir
-//! identity  → search, fhir
+//! identity  → search, fhir, secret
 //! database  → config
 //! telemetry → config
-//! config    → identity, fhir
+//! config    → identity, fhir, secret
 //! ```
 //!
-//! `fhir`, `json` and `shutdown` are leaves. The configuration has the settings of issuers from `identity`, which knows nothing of it.
+//! `fhir`, `json`, `secret` and `shutdown` are leaves. The configuration has the settings of issuers and clients from `identity`, which knows nothing of it.
 
 mod binary;
 pub mod command;
@@ -38,6 +38,7 @@ mod json;
 mod reaper;
 pub mod resource;
 mod search;
+pub mod secret;
 mod server;
 mod shutdown;
 mod telemetry;

@@ -1,6 +1,6 @@
 //! Removes what is past its time: files of jobs that expired, failed or were cancelled, the expired jobs themselves,
-//! sessions of workers that have lost their lease, and versions older than the history that is kept. In small
-//! transactions; any replica may do it, and several do no harm.
+//! sessions of workers that have lost their lease, versions older than the history that is kept, and what of tokens is over.
+//! In small transactions; any replica may do it, and several do no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::binary::volume::remove_files;
 use crate::config::Retention;
 use crate::export::claim::end_sessions_of_the_past;
 use crate::export::job;
+use crate::identity;
 use crate::resource::prune::prune;
 
 /// No step of a sweep takes longer than this unless its connection died without a word.
@@ -49,6 +50,7 @@ impl Reaper {
         sweep_files(&self.pool).await;
         if everything {
             step("remove superseded versions", sweep_history(&self.pool, &self.retention)).await;
+            step("remove assertions and keys that are over", identity::forget(&self.pool)).await;
         }
     }
 }

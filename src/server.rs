@@ -67,6 +67,8 @@ impl From<identity::Error> for Error {
 /// A server that listens, and is not running yet.
 pub(crate) struct Server {
     database: Database,
+    /// Connections of the API.
+    pool: PgPool,
     config: Config,
     api: TcpListener,
     operator: TcpListener,
@@ -80,10 +82,6 @@ pub(crate) struct Server {
 impl Server {
     /// Listens. The schema is to be up to date.
     pub(crate) async fn bind(config: Config, database: Database) -> Result<Self, Error> {
-        let authenticator = match config.auth.mode {
-            AuthMode::None => Authenticator::anonymous(),
-            AuthMode::Token => Authenticator::token(config.auth.issuers.clone(), config.auth.leeway)?,
-        };
         let tls = tls::from_files(&config.http.tls)?;
         let api = listen(config.http.listen).await?;
         let operator = listen(config.operator.listen).await?;
@@ -91,9 +89,20 @@ impl Server {
             Some(url) => url.as_str().trim_end_matches('/').to_owned(),
             None => format!("{}://{}/fhir", if tls.is_some() { "https" } else { "http" }, api.local_addr()?),
         };
+        let pool = database.pool();
+        let auth = &config.auth;
+        let authenticator = match auth.mode {
+            AuthMode::None => Authenticator::anonymous(),
+            AuthMode::Token => Authenticator::token(auth.issuers.clone(), auth.leeway)?.and_clients(
+                auth.clients.clone(),
+                &base,
+                &pool,
+                auth.leeway,
+            )?,
+        };
         // Before anybody is told that the server is there.
         let signals = Signals::catch()?;
-        Ok(Self { database, config, api, operator, tls, authenticator, signals, base })
+        Ok(Self { database, pool, config, api, operator, tls, authenticator, signals, base })
     }
 
     /// The address of the FHIR API.
@@ -108,9 +117,8 @@ impl Server {
 
     /// Runs until SIGTERM or SIGINT, and ends in good order.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let Self { database, config, api, operator, tls, authenticator, signals, base } = self;
+        let Self { database, pool, config, api, operator, tls, authenticator, signals, base } = self;
         let shutdown = Shutdown::default();
-        let pool = database.pool();
         let useless = Arc::new(Notify::new());
         let announcements = Announcements::new();
         let app = Arc::new(App {

@@ -61,7 +61,8 @@ fn stages(planned_types: Vec<String>, request: &ExportRequest) -> Vec<(&'static 
     let (associated, output): (Vec<_>, Vec<_>) =
         types.iter().cloned().partition(|name| is_of(&request.associated_later(), name));
     let searched = request.searched().iter().map(ToString::to_string).collect();
-    let deleted = if request.since.is_some() { types } else { Vec::new() };
+    let is_told = |name: &String| ResourceType::parse(name).is_none_or(|of| request.is_told_of_deletions(of));
+    let deleted = types.into_iter().filter(|name| request.since.is_some() && is_told(name)).collect();
     vec![
         (&[Stage::Search], searched),
         (&[Stage::Output], output),

@@ -43,7 +43,8 @@ impl FromRequestParts<Arc<App>> for Exporter {
             Ok(Self(principal))
         } else {
             Err(ApiError::insufficient(
-                "Your token does not have the role $bulk-export, which starting an export needs.",
+                "Your token does not permit to start an export, which needs the role $bulk-export, or a scope such as \
+                 system/Patient.rs.",
             ))
         }
     }
@@ -57,7 +58,10 @@ impl FromRequestParts<Arc<App>> for FileReader {
         if principal.may_read_files {
             Ok(Self(principal))
         } else {
-            Err(ApiError::insufficient("Your token does not have the role Binary.read, which reading a file needs."))
+            Err(ApiError::insufficient(
+                "Your token does not permit to read a file, which needs the role Binary.read, or a scope such as \
+                 system/Patient.rs.",
+            ))
         }
     }
 }

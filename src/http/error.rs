@@ -164,10 +164,11 @@ impl From<identity::Error> for ApiError {
             Error::Expired => Self::new(StatusCode::UNAUTHORIZED, IssueType::Expired, text)
                 .challenge(r#"Bearer realm="fhir", error="invalid_token", error_description="The token has expired""#),
             Error::NotAllowed => Self::insufficient(text),
-            Error::Unavailable { issuer } => {
-                tracing::error!(issuer, "no keys to check tokens with");
+            Error::Unavailable { what } => {
+                tracing::error!(what, "tokens cannot be checked");
                 Self::unavailable("Tokens cannot be checked at the moment. Try again later.")
             }
+            Error::Database(error) => error.into(),
             Error::Configuration { problem } => {
                 tracing::error!(problem, "configuration");
                 Self::unavailable("Tokens cannot be checked at the moment. Try again later.")

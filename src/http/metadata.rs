@@ -1,4 +1,5 @@
-//! What the server says of itself: CapabilityStatement and OperationDefinitions (rules J1-J5, A39).
+//! What the server says of itself: CapabilityStatement, OperationDefinitions and SMART configuration (rules J1-J5, J7-J9,
+//! A39).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::ApiError;
 use super::response::{fhir_json, fhir_response};
+use super::token;
 use crate::config::Dialect;
 use crate::fhir::resource_type::ResourceType;
 use crate::search::parameter;
@@ -49,9 +51,24 @@ pub(super) async fn operation_definition(
     Ok(fhir_response(StatusCode::OK, &definition))
 }
 
+/// `[base]/.well-known/smart-configuration`: how clients get a token here (rules J8, J9).
+pub(super) async fn smart_configuration(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let backend = app.authenticator.backend().ok_or_else(token::not_here)?;
+    let configuration = json!({
+        "token_endpoint": backend.token_url(),
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
+        "scopes_supported": ["system/*.rs", "system/*.read"],
+        // Of an authorization endpoint, which is not here: yet all must say it.
+        "code_challenge_methods_supported": ["S256"],
+        "capabilities": ["client-confidential-asymmetric", "permission-v1", "permission-v2"],
+    });
+    Ok(([(CONTENT_TYPE, "application/json")], configuration.to_string()).into_response())
+}
+
 fn statement(app: &App) -> Value {
-    let (base, secured) = (&app.base, app.authenticator.requires_token());
-    let cors = !app.config.http.cors_origins.is_empty();
+    let base = &app.base;
     let new_members = if app.config.group.new_members_full_history {
         "Who has joined a Group since then comes with everything."
     } else {
@@ -70,14 +87,8 @@ fn statement(app: &App) -> Value {
             { "name": "export-poll-status", "definition": format!("{base}/OperationDefinition/{POLL_STATUS}") },
         ],
     });
-    if secured {
-        rest["security"] = json!({
-            "cors": cors,
-            "service": [{ "text": "OAuth 2.0 bearer tokens of the configured OpenID Connect issuers" }],
-            "description": "Send Authorization: Bearer <token>. Starting an export takes the role $bulk-export and \
-                <Type>.search for each type; reading a file takes Binary.read, and only who started an export can \
-                read its files.",
-        });
+    if app.authenticator.requires_token() {
+        rest["security"] = security(app);
     }
     json!({
         "resourceType": "CapabilityStatement",
@@ -95,6 +106,29 @@ fn statement(app: &App) -> Value {
         "format": ["application/fhir+json", "json"],
         "rest": [rest],
     })
+}
+
+/// Whose tokens are wanted, and what for (rule J7).
+fn security(app: &App) -> Value {
+    let mut security = json!({
+        "cors": !app.config.http.cors_origins.is_empty(),
+        "service": [{ "text": "OAuth 2.0 bearer tokens of the configured issuers" }],
+        "description": "Send Authorization: Bearer <token>. By the issuer, starting an export takes the role $bulk-export \
+            and <Type>.search for each type, and reading a file Binary.read; or both take a scope such as \
+            system/Patient.rs or system/*.read. Only who started an export can read its files.",
+    });
+    if let Some(backend) = app.authenticator.backend() {
+        let smart = json!({ "coding": [{
+            "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+            "code": "SMART-on-FHIR",
+        }] });
+        security["service"] = json!([smart, security["service"][0]]);
+        security["extension"] = json!([{
+            "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
+            "extension": [{ "url": "token", "valueUri": backend.token_url() }],
+        }]);
+    }
+    security
 }
 
 /// Every type that an export may contain, and Binary, as which the files are read. There is no other read, nor a search.

@@ -1,4 +1,4 @@
-//! What the operator says about one trusted issuer, and the checks of it that need no network.
+//! What the operator says about trusted issuers and registered clients, and the checks of it that need no network.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,7 +7,12 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use url::{Host, Url};
 
+use super::introspection::IntrospectionConfig;
 use super::{Error, configuration};
+use crate::secret::Secret;
+
+/// The longest name of a client.
+const MAX_NAME: usize = 255;
 
 /// One issuer whose tokens are accepted (rule A27: there may be several).
 #[derive(Clone, Debug, Deserialize)]
@@ -23,12 +28,22 @@ pub(crate) struct IssuerConfig {
     /// How its claims become rights.
     #[serde(default)]
     pub(crate) profile: Profile,
+    /// Where it is asked about tokens that say nothing by themselves (rule I23).
+    #[serde(default)]
+    pub(crate) introspection: Option<IntrospectionConfig>,
     /// The kinds of users let in (rule A34).
     #[serde(default = "default_user_types")]
     pub(crate) user_types: Vec<String>,
     /// The signature algorithms accepted.
     #[serde(default = "SigningAlgorithm::all")]
     pub(crate) algorithms: Vec<SigningAlgorithm>,
+}
+
+impl IssuerConfig {
+    /// By which the issuer knows this server, if it is asked about tokens.
+    pub(crate) fn client_secret(&self) -> Option<&Secret> {
+        self.introspection.as_ref().map(|introspection| &introspection.client_secret)
+    }
 }
 
 fn default_user_types() -> Vec<String> {
@@ -39,9 +54,27 @@ fn default_user_types() -> Vec<String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Profile {
+    /// By roles and kinds of users.
     #[default]
     Ehealth,
+    /// By scopes.
+    Smart,
 }
+
+/// One client that gets tokens of this server's own (SMART Backend Services).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClientConfig {
+    /// By which it calls itself.
+    pub(crate) id: String,
+    /// Its public keys: a JSON Web Key Set, or a file or URL where it is (rule I13).
+    pub(crate) jwks: String,
+    /// What it may have at most.
+    pub(crate) scopes: Vec<String>,
+}
+
+/// The algorithms with which clients sign (rule I9).
+pub(super) const OF_CLIENTS: [SigningAlgorithm; 2] = [SigningAlgorithm::RS384, SigningAlgorithm::ES384];
 
 /// The signature algorithms there are. `none` and the symmetric ones cannot be named, so nothing
 /// can ever accept them (RFC 8725, rule A29).
@@ -77,13 +110,52 @@ impl SigningAlgorithm {
     }
 }
 
-/// Where an issuer's keys come from.
+/// Where keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeySource {
+    Inline(String),
     File(PathBuf),
     Jwks(Url),
-    /// The discovery document, which names the JWKS.
-    Discovery(Url),
+    /// The discovery document of the issuer, which names the JWKS.
+    Discovery {
+        url: Url,
+        issuer: String,
+    },
+}
+
+impl KeySource {
+    /// A JWKS by URL or file.
+    fn at(place: &str) -> Result<Self, &'static str> {
+        match place {
+            "" => Err("the path is empty"),
+            url if is_url(url) => safe_url(url).map(Self::Jwks),
+            path => Ok(Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+impl ClientConfig {
+    /// Refuses what cannot be meant, and says where the keys are.
+    pub(super) fn check(&self) -> Result<KeySource, Error> {
+        if self.id.is_empty() || self.id.len() > MAX_NAME || self.id.contains(char::is_control) {
+            return Err(configuration(format!(
+                "a client's id is 1 to {MAX_NAME} characters, none a control character"
+            )));
+        }
+        match self.jwks.trim_start() {
+            json if json.starts_with('{') => Ok(KeySource::Inline(json.to_owned())),
+            _ => KeySource::at(&self.jwks).map_err(|problem| self.problem("jwks", problem)),
+        }
+    }
+
+    pub(super) fn problem(&self, field: &str, problem: &str) -> Error {
+        configuration(format!("{}: {field}: {problem}", self.name()))
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        format!("client `{}`", self.id)
+    }
 }
 
 impl IssuerConfig {
@@ -98,12 +170,8 @@ impl IssuerConfig {
             return Err(self.problem("algorithms", "at least one is needed"));
         }
         match &self.jwks {
-            None => self.discovery_url().map(KeySource::Discovery),
-            Some(jwks) if is_url(jwks) => {
-                safe_url(jwks).map(KeySource::Jwks).map_err(|problem| self.problem("jwks", problem))
-            }
-            Some(path) if path.is_empty() => Err(self.problem("jwks", "the path is empty")),
-            Some(path) => Ok(KeySource::File(PathBuf::from(path))),
+            None => Ok(KeySource::Discovery { url: self.discovery_url()?, issuer: self.issuer.clone() }),
+            Some(place) => KeySource::at(place).map_err(|problem| self.problem("jwks", problem)),
         }
     }
 
@@ -118,8 +186,13 @@ impl IssuerConfig {
         safe_url(&format!("{base}/.well-known/openid-configuration")).map_err(|problem| self.problem("issuer", problem))
     }
 
-    fn problem(&self, field: &str, problem: &str) -> Error {
-        configuration(format!("issuer `{}`: {field}: {problem}", self.issuer))
+    pub(super) fn problem(&self, field: &str, problem: &str) -> Error {
+        configuration(format!("{}: {field}: {problem}", self.name()))
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        format!("issuer `{}`", self.issuer)
     }
 }
 
@@ -176,7 +249,8 @@ mod tests {
         assert_eq!(config.user_types, ["SYSTEM"]);
         assert_eq!(config.algorithms, SigningAlgorithm::all());
         let url = "https://id.example/realms/a/.well-known/openid-configuration";
-        assert_eq!(config.check().unwrap(), KeySource::Discovery(url.parse().unwrap()));
+        let source = KeySource::Discovery { url: url.parse().unwrap(), issuer: config.issuer.clone() };
+        assert_eq!(config.check().unwrap(), source);
     }
 
     #[test]
@@ -187,7 +261,7 @@ mod tests {
             "audience = ['fhir']\nunknown = 1",
             "audience = ['fhir']\nalgorithms = ['HS256']",
             "audience = ['fhir']\nalgorithms = ['RS256', 'none']",
-            "audience = ['fhir']\nprofile = 'smart'",
+            "audience = ['fhir']\nprofile = 'other'",
         ] {
             assert!(parse(extra).is_err(), "{extra}");
         }

@@ -7,7 +7,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, Owner, Principal, TypeGrant, token};
+use super::{Error, Owner, Principal, TypeGrant};
 use crate::fhir::resource_type::ResourceType;
 
 /// The claims of a verified token. No `Debug`: they are personal.
@@ -30,21 +30,14 @@ impl Claims {
     /// The caller, if of an allowed kind of user.
     pub(super) fn into_principal(self, user_types: &[String]) -> Result<Principal, Error> {
         // Many system users have no `user_id` (rule A30).
-        let subject = [self.user_id, self.sub]
-            .into_iter()
-            .flatten()
-            .find(|name| !name.is_empty())
-            .ok_or(token::invalid("it names no user"))?;
-        if subject.contains(char::is_control) {
-            return Err(token::invalid("the name of its user has control characters"));
-        }
+        let owner = Owner::named(self.iss, [self.user_id, self.sub])?;
         if !self.user_type.is_some_and(|user_type| user_types.contains(&user_type)) {
             return Err(Error::NotAllowed);
         }
         let roles = self.realm_access.map(|access| access.roles).unwrap_or_default();
         let has = |wanted: &[&str]| roles.iter().any(|role| wanted.contains(&role.as_str()));
         Ok(Principal {
-            owner: Owner { issuer: self.iss, subject },
+            owner,
             may_export: has(&["$bulk-export"]),
             may_read_files: has(&["Binary.read", "Binary.*"]),
             types: TypeGrant::of(searchable(&roles)),

@@ -4,9 +4,9 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 
-use super::config::SigningAlgorithm;
+use super::config::{OF_CLIENTS, SigningAlgorithm};
 
-/// The public signing keys of an issuer.
+/// The public signing keys of an issuer or a client.
 #[derive(Default)]
 pub(super) struct KeySet(Vec<Key>);
 
@@ -36,6 +36,18 @@ pub(super) enum NoKey {
     Ambiguous,
 }
 
+/// Why a set cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadKeys {
+    #[error("not the JSON expected: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it holds a private or symmetric key, which is for nobody but its owner: make a new one")]
+    Secret,
+}
+
+/// What only private and symmetric keys have (RFC 7518, section 6).
+const SECRETS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
 #[derive(Deserialize)]
 struct Document {
     keys: Vec<serde_json::Value>,
@@ -44,9 +56,20 @@ struct Document {
 impl KeySet {
     /// Keys that cannot be used (unknown kinds, encryption keys, secrets) are left out, as RFC
     /// 7517, section 5, asks.
-    pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+    pub(super) fn of_issuer(json: &[u8]) -> Result<Self, BadKeys> {
         let document: Document = serde_json::from_slice(json)?;
         Ok(Self(document.keys.into_iter().filter_map(Key::read).collect()))
+    }
+
+    /// Only keys that can sign a client's assertion: with a name, and for RS384 or ES384 (rules I9, I12). A secret that
+    /// is published is one no more, so such a set is refused.
+    pub(super) fn of_client(json: &[u8]) -> Result<Self, BadKeys> {
+        let document: Document = serde_json::from_slice(json)?;
+        if document.keys.iter().any(|key| SECRETS.iter().any(|member| key.get(member).is_some())) {
+            return Err(BadKeys::Secret);
+        }
+        let signs = |key: &Key| key.id.is_some() && OF_CLIENTS.iter().any(|algorithm| key.fits(*algorithm));
+        Ok(Self(document.keys.into_iter().filter_map(Key::read).filter(signs).collect()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -114,7 +137,7 @@ mod tests {
     use super::*;
 
     fn set(keys: &[Value]) -> KeySet {
-        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+        KeySet::of_issuer(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
     }
 
     fn with(key: &TestKey, field: &str, value: Value) -> Value {
@@ -166,6 +189,33 @@ mod tests {
             assert!(set(std::slice::from_ref(jwk)).is_empty(), "{jwk}");
         }
         assert!(set(&[unusable[0].clone(), key.jwk()]).find(Some("a"), ES256).is_ok());
-        assert!(KeySet::parse(b"{}").is_err());
+        assert!(KeySet::of_issuer(b"{}").is_err());
+    }
+
+    fn of_client(keys: &[Value]) -> Result<KeySet, BadKeys> {
+        KeySet::of_client(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    // I9, I12
+    #[test]
+    fn a_client_signs_with_what_it_can_sign_with() {
+        let (p256, p384, rsa) = (TestKey::es256("a"), TestKey::es384("b"), TestKey::rs256("c"));
+        let mut unnamed = p384.jwk();
+        unnamed.as_object_mut().unwrap().remove("kid");
+        for unusable in [p256.jwk(), with(&rsa, "alg", json!("RS256")), unnamed] {
+            assert!(of_client(&[unusable]).unwrap().is_empty());
+        }
+        let keys = of_client(&[p384.jwk(), rsa.jwk(), p256.jwk()]).unwrap();
+        assert!(keys.find(Some("b"), ES384).is_ok() && keys.find(Some("c"), SigningAlgorithm::RS384).is_ok());
+        let twice = of_client(&[p384.jwk(), TestKey::es384("b").jwk()]).unwrap();
+        assert_eq!(twice.find(Some("b"), ES384).err(), Some(NoKey::Ambiguous));
+    }
+
+    #[test]
+    fn a_client_that_publishes_a_secret_is_refused() {
+        let key = TestKey::es384("a");
+        for secret in [json!({ "kty": "oct", "kid": "a", "k": "c2VjcmV0" }), with(&key, "d", json!("AAAA"))] {
+            assert!(matches!(of_client(&[key.jwk(), secret]), Err(BadKeys::Secret)));
+        }
     }
 }

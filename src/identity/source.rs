@@ -1,33 +1,34 @@
-//! Getting an issuer's keys: from a file, a URL, or by OpenID Connect Discovery 1.0.
-//!
-//! Answers are bounded in time and size and redirects are not followed, so that no issuer can hold
-//! up a request or send the server elsewhere.
+//! Getting the keys of an issuer or a client: from the configuration itself, a file, a URL, or by OpenID Connect
+//! Discovery 1.0.
 
-use std::error::Error as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::header::{CACHE_CONTROL, HeaderMap};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap};
+use reqwest::{Client, Url};
 use serde::Deserialize;
 
-use super::config::{self, IssuerConfig, KeySource};
-use super::keys::KeySet;
-use super::{Error, configuration};
+use super::Error;
+use super::config::{self, KeySource};
+use super::fetch::{self, FetchError, MAX_SIZE};
+use super::keys::{BadKeys, KeySet};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For one answer, body included. Discovery needs two.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_SIZE: u64 = 1024 * 1024;
+/// Where keys are had from, and how they are read.
+pub(super) struct Source {
+    place: Place,
+    read: Reading,
+}
 
-/// Where keys are had from.
-#[derive(Clone)]
-pub(super) enum Source {
+enum Place {
+    Inline(String),
     File(PathBuf),
     Jwks { client: Client, url: Url },
     Discovery { client: Client, url: Url, issuer: String },
 }
+
+/// How a JSON Web Key Set is read: [`KeySet::of_issuer`] or [`KeySet::of_client`].
+type Reading = fn(&[u8]) -> Result<KeySet, BadKeys>;
 
 /// Keys, and for how long they are good.
 pub(super) struct Loaded {
@@ -37,7 +38,7 @@ pub(super) struct Loaded {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
-    /// A file: until a token names a key it has not.
+    /// Not from the network: until a token names a key that is not there.
     Unbounded,
     /// By `Cache-Control`.
     Stated(Duration),
@@ -47,15 +48,13 @@ pub(super) enum Lifetime {
 /// Why keys could not be had; for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
-    #[error("{}", chain(.0))]
-    Http(reqwest::Error),
-    #[error("the answer's status is {0}")]
-    Status(StatusCode),
-    #[error("more than {MAX_SIZE} bytes")]
-    TooLarge,
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("the file cannot be read: {0}")]
     File(#[from] std::io::Error),
-    #[error("not the JSON expected: {0}")]
+    #[error(transparent)]
+    Keys(#[from] BadKeys),
+    #[error("the discovery document is not the JSON expected: {0}")]
     Json(#[from] serde_json::Error),
     #[error("the discovery document is of another issuer")]
     OtherIssuer,
@@ -72,51 +71,61 @@ struct Discovered {
 }
 
 impl Source {
-    pub(super) fn new(config: &IssuerConfig) -> Result<Self, Error> {
-        Ok(match config.check()? {
-            KeySource::File(path) => Self::File(path),
-            KeySource::Jwks(url) => Self::Jwks { client: client()?, url },
-            KeySource::Discovery(url) => Self::Discovery { client: client()?, url, issuer: config.issuer.clone() },
-        })
+    pub(super) fn new(source: KeySource, read: Reading) -> Result<Self, Error> {
+        let place = match source {
+            KeySource::Inline(json) => Place::Inline(json),
+            KeySource::File(path) => Place::File(path),
+            KeySource::Jwks(url) => Place::Jwks { client: fetch::client()?, url },
+            KeySource::Discovery { url, issuer } => Place::Discovery { client: fetch::client()?, url, issuer },
+        };
+        Ok(Self { place, read })
     }
 
     pub(super) async fn load(&self) -> Result<Loaded, LoadError> {
-        match self {
-            Self::File(path) => {
-                let path = path.clone();
-                tokio::task::spawn_blocking(move || load_file(&path)).await.map_err(|_| LoadError::Task)?
+        match &self.place {
+            Place::Inline(json) => load_text(json, self.read),
+            Place::File(path) => {
+                let (path, read) = (path.clone(), self.read);
+                tokio::task::spawn_blocking(move || load_file(&path, read)).await.map_err(|_| LoadError::Task)?
             }
-            Self::Jwks { client, url } => load_jwks(client, url.clone()).await,
-            Self::Discovery { client, url, issuer } => {
+            Place::Jwks { client, url } => load_jwks(client, url.clone(), self.read).await,
+            Place::Discovery { client, url, issuer } => {
                 let url = discover(client, url.clone(), issuer).await?;
-                load_jwks(client, url).await
+                load_jwks(client, url, self.read).await
             }
+        }
+    }
+
+    /// What can be had without asking anybody, none if it is elsewhere. Blocks; for use at start.
+    pub(super) fn load_here(&self) -> Option<Result<Loaded, LoadError>> {
+        match &self.place {
+            Place::Inline(json) => Some(load_text(json, self.read)),
+            Place::File(path) => Some(load_file(path, self.read)),
+            Place::Jwks { .. } | Place::Discovery { .. } => None,
         }
     }
 }
 
-/// Blocks; for use at start.
-pub(super) fn load_file(path: &Path) -> Result<Loaded, LoadError> {
+fn load_text(json: &str, read: Reading) -> Result<Loaded, LoadError> {
+    Ok(Loaded { keys: read(json.as_bytes())?, lifetime: Lifetime::Unbounded })
+}
+
+fn load_file(path: &Path, read: Reading) -> Result<Loaded, LoadError> {
     let mut json = Vec::new();
     std::fs::File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut json)?;
     if json.len() as u64 > MAX_SIZE {
-        return Err(LoadError::TooLarge);
+        return Err(FetchError::TooLarge.into());
     }
-    Ok(Loaded { keys: KeySet::parse(&json)?, lifetime: Lifetime::Unbounded })
+    Ok(Loaded { keys: read(&json)?, lifetime: Lifetime::Unbounded })
 }
 
-fn client() -> Result<Client, Error> {
-    Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(ANSWER_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| configuration(format!("no TLS client for issuers: {}", chain(&error))))
-}
-
-async fn load_jwks(client: &Client, url: Url) -> Result<Loaded, LoadError> {
+async fn load_jwks(client: &Client, url: Url, read: Reading) -> Result<Loaded, LoadError> {
     let (headers, json) = get(client, url).await?;
-    Ok(Loaded { keys: KeySet::parse(&json)?, lifetime: lifetime(&headers) })
+    Ok(Loaded { keys: read(&json)?, lifetime: lifetime(&headers) })
+}
+
+async fn get(client: &Client, url: Url) -> Result<(HeaderMap, Vec<u8>), FetchError> {
+    fetch::answer(client.get(url).header(ACCEPT, "application/json")).await
 }
 
 async fn discover(client: &Client, url: Url, issuer: &str) -> Result<Url, LoadError> {
@@ -127,21 +136,6 @@ async fn discover(client: &Client, url: Url, issuer: &str) -> Result<Url, LoadEr
         return Err(LoadError::OtherIssuer);
     }
     config::safe_url(&document.jwks_uri).map_err(LoadError::BadUrl)
-}
-
-async fn get(client: &Client, url: Url) -> Result<(HeaderMap, Vec<u8>), LoadError> {
-    let mut answer = client.get(url).send().await?;
-    if answer.status() != StatusCode::OK {
-        return Err(LoadError::Status(answer.status()));
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        if (body.len() + chunk.len()) as u64 > MAX_SIZE {
-            return Err(LoadError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok((answer.headers().clone(), body))
 }
 
 /// RFC 9111, section 5.2.2, as far as a private cache of one document needs it.
@@ -163,34 +157,20 @@ fn lifetime(headers: &HeaderMap) -> Lifetime {
     stated
 }
 
-impl From<reqwest::Error> for LoadError {
-    fn from(error: reqwest::Error) -> Self {
-        // A URL's query may hold what is not for the log.
-        Self::Http(error.without_url())
-    }
-}
-
-/// `reqwest` says what went wrong only in its error's sources.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use super::super::IssuerConfig;
     use super::super::testing::{self, Key, Server};
     use super::*;
 
     async fn load(server: &Server) -> Result<Loaded, LoadError> {
-        Source::new(&testing::config(&server.url, None)).unwrap().load().await
+        source(&testing::config(&server.url, None)).load().await
+    }
+
+    fn source(config: &IssuerConfig) -> Source {
+        Source::new(config.check().unwrap(), KeySet::of_issuer).unwrap()
     }
 
     #[tokio::test]
@@ -204,7 +184,7 @@ mod tests {
             jwks: Some(format!("{}/jwks", server.url)),
             ..testing::config("https://elsewhere.example", None)
         };
-        assert!(!Source::new(&direct).unwrap().load().await.unwrap().keys.is_empty());
+        assert!(!source(&direct).load().await.unwrap().keys.is_empty());
         assert_eq!(server.discoveries.load(Ordering::Relaxed), 1);
         assert_eq!(server.fetches.load(Ordering::Relaxed), 2);
     }
@@ -227,24 +207,25 @@ mod tests {
     async fn bad_answers() {
         let server = Server::start(&[]).await;
         server.answer.lock().unwrap().status = 302;
-        assert!(matches!(load(&server).await, Err(LoadError::Status(_))));
+        assert!(matches!(load(&server).await, Err(LoadError::Fetch(FetchError::Status(_)))));
         server.answer.lock().unwrap().status = 500;
-        assert!(matches!(load(&server).await, Err(LoadError::Status(_))));
+        assert!(matches!(load(&server).await, Err(LoadError::Fetch(FetchError::Status(_)))));
         {
             let mut answer = server.answer.lock().unwrap();
             answer.status = 200;
             answer.jwks = "<html>".into();
         }
-        assert!(matches!(load(&server).await, Err(LoadError::Json(_))));
+        assert!(matches!(load(&server).await, Err(LoadError::Keys(_))));
         server.answer.lock().unwrap().jwks = " ".repeat(MAX_SIZE as usize + 1);
-        assert!(matches!(load(&server).await, Err(LoadError::TooLarge)));
+        assert!(matches!(load(&server).await, Err(LoadError::Fetch(FetchError::TooLarge))));
     }
 
     #[test]
     fn large_files_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(MAX_SIZE + 1).unwrap();
-        assert!(matches!(load_file(file.path()), Err(LoadError::TooLarge)));
+        let loaded = load_file(file.path(), KeySet::of_issuer);
+        assert!(matches!(loaded, Err(LoadError::Fetch(FetchError::TooLarge))));
     }
 
     #[test]

@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
 
 use super::Error;
-use super::config::{IssuerConfig, SigningAlgorithm};
+use super::config::SigningAlgorithm;
 
 /// Far more than any token needs; bounds the work an unknown caller can cause.
 const MAX_LENGTH: usize = 16 * 1024;
+/// Of a token that says nothing by itself.
+const MAX_OPAQUE: usize = 4 * 1024;
 
 /// The token of an `Authorization` header. Another scheme is no token: the challenge then names the
 /// right one.
@@ -30,9 +36,21 @@ pub(super) fn bearer(authorization: Option<&str>) -> Result<&str, Error> {
 /// What a token says of itself. Good only for choosing the key to verify it with.
 pub(super) struct Unverified<'a> {
     raw: &'a str,
-    algorithm: jsonwebtoken::Algorithm,
+    pub(super) algorithm: jsonwebtoken::Algorithm,
+    pub(super) kind: Kind,
     pub(super) key_id: Option<String>,
+    /// Where its signer's keys are, it says.
+    pub(super) key_url: Option<String>,
     pub(super) issuer: String,
+}
+
+/// What a token is for, by its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `JWT` (RFC 7519), or nothing.
+    Any,
+    /// `at+jwt` (RFC 9068).
+    AccessToken,
 }
 
 #[derive(Deserialize)]
@@ -51,20 +69,44 @@ impl<'a> Unverified<'a> {
             // RFC 7515, section 4.1.11: no extension is understood here.
             return Err(invalid("its header demands an extension"));
         }
-        if !header.typ.as_deref().is_none_or(is_token_type) {
-            return Err(invalid("its type is not that of an access token"));
-        }
+        let kind = kind(header.typ.as_deref()).ok_or(invalid("its type is not that of an access token"))?;
         let claims: IssuerClaim =
             jsonwebtoken::dangerous::insecure_decode_claims(raw).map_err(|_| invalid("its claims cannot be read"))?;
-        Ok(Self { raw, algorithm: header.alg, key_id: header.kid, issuer: claims.iss })
+        Ok(Self { raw, algorithm: header.alg, kind, key_id: header.kid, key_url: header.jku, issuer: claims.iss })
+    }
+
+    /// All claims, if this key has signed them; nothing else is checked.
+    pub(super) fn signed_by(&self, algorithm: SigningAlgorithm, key: &DecodingKey) -> Option<Map<String, Value>> {
+        let mut validation = Validation::new(algorithm.jwa());
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        jsonwebtoken::decode(self.raw, key, &validation).ok().map(|token| token.claims)
     }
 }
 
-/// `JWT` (RFC 7519) or `at+jwt` (RFC 9068), with or without the media type's first half.
-fn is_token_type(typ: &str) -> bool {
-    let typ = typ.to_ascii_lowercase();
-    let typ = typ.strip_prefix("application/").unwrap_or(&typ);
-    matches!(typ, "jwt" | "at+jwt")
+/// With or without the media type's first half.
+fn kind(typ: Option<&str>) -> Option<Kind> {
+    let typ = typ.unwrap_or("jwt").to_ascii_lowercase();
+    match typ.strip_prefix("application/").unwrap_or(&typ) {
+        "jwt" => Some(Kind::Any),
+        "at+jwt" => Some(Kind::AccessToken),
+        _ => None,
+    }
+}
+
+/// Whether a token is a JWT, good or bad. Only what is none may say nothing by itself.
+pub(super) fn is_jwt(raw: &str) -> bool {
+    let mut pieces = raw.split('.');
+    let header = pieces.next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+    pieces.count() >= 2 && header.is_some_and(|header| serde_json::from_slice::<Map<String, Value>>(&header).is_ok())
+}
+
+/// Whether others may be asked about it: what is none by its letters (RFC 6750, section 2.1) is nobody's.
+pub(super) fn may_be_opaque(raw: &str) -> bool {
+    let letters = raw.trim_end_matches('=');
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    (1..=MAX_OPAQUE).contains(&letters.len()) && letters.bytes().all(is_letter)
 }
 
 /// What tokens of one issuer must satisfy.
@@ -74,15 +116,20 @@ pub(super) struct Acceptance {
 }
 
 impl Acceptance {
-    pub(super) fn new(config: &IssuerConfig, leeway: Duration) -> Self {
+    pub(super) fn new(
+        issuer: &str,
+        audience: &[impl ToString],
+        algorithms: &[SigningAlgorithm],
+        leeway: Duration,
+    ) -> Self {
         let mut validation = Validation::default();
         validation.algorithms.clear();
         validation.leeway = leeway.as_secs();
         validation.validate_nbf = true;
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        validation.set_issuer(&[&config.issuer]);
-        validation.set_audience(&config.audience);
-        Self { algorithms: config.algorithms.clone(), validation }
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(audience);
+        Self { algorithms: algorithms.to_vec(), validation }
     }
 
     /// The token's algorithm, if this issuer may use it.
@@ -121,16 +168,20 @@ fn rejection(kind: &ErrorKind) -> Error {
     }
 }
 
+/// The time by which tokens are judged: that of this machine, as the library takes it that verifies them.
+#[expect(clippy::disallowed_methods, reason = "others' clocks, which Postgres knows nothing of, date tokens")]
+pub(super) fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
 pub(super) fn invalid(reason: &'static str) -> Error {
     Error::InvalidToken { reason }
 }
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::{Algorithm, EncodingKey, Header};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::super::testing::{self, Key, claims, now};
     use super::super::{Authenticator, MAX_LEEWAY};

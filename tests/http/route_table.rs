@@ -7,6 +7,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use crate::support::secured::PATIENT;
+use crate::support::smart::{SmartClient, now, registering};
 use crate::support::{Caller, Database, Issuer, Job, Server, trusting};
 
 const ROLES: [&str; 4] = ["$bulk-export", "Binary.read", "Patient.search", "Group.search"];
@@ -38,7 +39,7 @@ const fn row(method: &'static str, path: &'static str, answers: [u16; 5]) -> Row
     (method, path, answers)
 }
 
-const TABLE: [Row; 15] = [
+const TABLE: [Row; 18] = [
     //                                                nobody, wrong kind, no role, other, owner
     row("GET", "/fhir/$export", [401, 403, 403, 202, 202]),
     row("POST", "/fhir/$export", [401, 403, 403, 202, 202]),
@@ -57,6 +58,10 @@ const TABLE: [Row; 15] = [
     // What the server can do is no secret.
     row("GET", "/fhir/metadata", [200; 5]),
     row("GET", "/fhir/OperationDefinition/{id}", [200; 5]),
+    row("GET", "/fhir/.well-known/smart-configuration", [200; 5]),
+    row("GET", "/auth/jwks", [200; 5]),
+    // Who asks for a token shows who it is in the body, and here shows nothing.
+    row("POST", "/auth/token", [400; 5]),
 ];
 
 /// What a caller sends as `Authorization`.
@@ -64,6 +69,28 @@ struct Kind {
     name: &'static str,
     who: Who,
     authorization: Option<String>,
+}
+
+/// Those with tokens of the server's own.
+async fn clients(scene: &Scene) -> Vec<Kind> {
+    let Scene { client, server, stranger, .. } = scene;
+    let bearer = |token: String| Some(format!("Bearer {token}"));
+    let own = json!({ "iss": format!("{}/auth", server.address()), "sub": client.id, "client_id": client.id,
+        "aud": server.base, "scope": "system/*.rs" });
+    let kinds = vec![
+        ("a client that may have all", Other, client.token(server, "system/*.rs").await),
+        ("an assertion of a client", Nobody, client.assertion(server)),
+        ("a token that a client has made", Nobody, client.sign(&client.header(), &with_end(&own))),
+        ("a token of the server's, by a stranger", Nobody, stranger.token(&own)),
+        ("a token of the server's, unsigned", Nobody, stranger.unsigned(&own, "none")),
+    ];
+    kinds.into_iter().map(|(name, who, token)| Kind { name, who, authorization: bearer(token) }).collect()
+}
+
+fn with_end(claims: &Value) -> Value {
+    let mut claims = claims.clone();
+    claims["exp"] = json!(now() + 300);
+    claims
 }
 
 /// Every kind of caller; a token of each is fresh.
@@ -162,7 +189,7 @@ impl Export {
 
     /// Where a route leads for this export.
     fn path(&self, route: &str) -> String {
-        let id = match route.split('/').nth(2).unwrap() {
+        let id = match route.split('/').nth(2).unwrap_or_default() {
             "Patient" => "p",
             "Group" => "g",
             "OperationDefinition" => "-s-export",
@@ -177,6 +204,7 @@ struct Scene {
     _database: Database,
     issuer: Issuer,
     stranger: Issuer,
+    client: SmartClient,
     server: Server,
 }
 
@@ -185,12 +213,14 @@ impl Scene {
         let database = Database::create().await;
         database.put(&[PATIENT, GROUP]).await;
         let (issuer, stranger) = (Issuer::start().await, Issuer::start().await);
+        let client = SmartClient::new("client");
         let mut settings = trusting(&[&issuer]);
+        settings.extend(registering(&[client.registered_for(&["system/*.rs"])]));
         for limit in ["export.max_running_per_owner", "export.max_running", "export.max_queued"] {
             settings.push((limit, "10000".to_owned()));
         }
         let server = Server::start_with(&database, &settings).await;
-        Self { _database: database, issuer, stranger, server }
+        Self { _database: database, issuer, stranger, client, server }
     }
 
     fn owner(&self) -> Caller {
@@ -215,7 +245,7 @@ async fn check(response: Response, what: &str) -> String {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     assert_eq!(header("x-content-type-options"), "nosniff", "{what}");
-    if !what.contains("/metadata") && !what.contains("/OperationDefinition") {
+    if ["/metadata", "/OperationDefinition", "/smart-configuration", "/jwks"].iter().all(|open| !what.contains(open)) {
         assert!(header("cache-control").contains("no-store"), "{what}: {}", header("cache-control"));
     }
     assert!(!headers.contains_key("server"), "{what}");
@@ -227,8 +257,10 @@ async fn check(response: Response, what: &str) -> String {
     }
     let text = response.text().await.unwrap();
     if status >= 400 && !what.starts_with("HEAD") {
-        let outcome: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(outcome["resourceType"], "OperationOutcome", "{what}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        // RFC 6749, section 5.2
+        let is_of_oauth = what.starts_with("POST /auth/token") && error["error"] == "invalid_request";
+        assert!(is_of_oauth || error["resourceType"] == "OperationOutcome", "{what}: {text}");
     }
     text
 }
@@ -238,10 +270,12 @@ async fn check(response: Response, what: &str) -> String {
 async fn every_caller_gets_what_the_table_says_at_every_route() {
     let scene = Scene::set().await;
     let export = Export::of(&scene.owner()).await;
+    let mut kinds = kinds(&scene.issuer, &scene.stranger);
+    kinds.extend(clients(&scene).await);
     let (mut cases, mut counts) = (0, BTreeMap::<Who, usize>::new());
     for (method, route, answers) in TABLE {
-        for Kind { name, who, authorization } in kinds(&scene.issuer, &scene.stranger) {
-            let expected = answers.iter().find(|(of, _)| *of == who).unwrap().1;
+        for Kind { name, who, authorization } in &kinds {
+            let expected = answers.iter().find(|(of, _)| of == who).unwrap().1;
             // One that is deleted is another's no more.
             let export = match (method, expected) {
                 ("DELETE", 202) => &Export::of(&scene.owner()).await,
@@ -256,7 +290,7 @@ async fn every_caller_gets_what_the_table_says_at_every_route() {
                 check(response, &what).await;
                 cases += 1;
             }
-            *counts.entry(who).or_default() += 1;
+            *counts.entry(*who).or_default() += 1;
         }
     }
     assert_eq!(scene.request("GET", &export.path("/fhir/Binary/{id}"), None).send().await.unwrap().status(), 401);

@@ -9,6 +9,7 @@ mod random;
 pub mod schema;
 pub mod secured;
 mod server;
+pub mod smart;
 
 pub use client::{Caller, Job, Manifest};
 pub use files::{put_mebibytes, with_a_large_file, with_a_small_file};

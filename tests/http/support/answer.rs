@@ -18,6 +18,10 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
     /// The elements of a header that is a list and may come several times, in lower case.
     pub fn list(&self, name: &str) -> BTreeSet<String> {
         let values = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap());

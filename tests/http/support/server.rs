@@ -76,6 +76,16 @@ impl Server {
         self.api.clone()
     }
 
+    /// Where tokens are asked for, at the address it listens on …
+    pub fn token_url(&self) -> String {
+        token_url_of(&self.api)
+    }
+
+    /// … and as clients are told.
+    pub fn public_token_url(&self) -> String {
+        token_url_of(&self.base)
+    }
+
     /// A caller without a token.
     pub fn anybody(&self) -> Caller {
         Caller::new(&self.base, None)
@@ -106,6 +116,10 @@ impl Server {
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
+}
+
+fn token_url_of(base: &str) -> String {
+    format!("{}/auth/token", base.strip_suffix("/fhir").unwrap())
 }
 
 impl Drop for Server {
