@@ -27,6 +27,7 @@ mod elements;
 mod fair_turns;
 mod faults;
 mod file_size;
+mod fuzzed_routes;
 mod governor;
 mod group_level;
 mod history;
