@@ -6,6 +6,8 @@ mod caller;
 mod conditional;
 mod cors;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod idempotency;
 mod kick_off;
 mod limit;

@@ -22,6 +22,7 @@
 //! database  → config
 //! telemetry → config
 //! config    → identity, fhir, secret
+//! fuzz      → http, export, search, resource, identity, fhir, json
 //! ```
 //!
 //! `fhir`, `json`, `secret` and `shutdown` are leaves. The configuration has the settings of issuers and clients from `identity`, which knows nothing of it.
@@ -32,6 +33,8 @@ pub mod config;
 pub mod database;
 mod export;
 pub mod fhir;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod http;
 mod identity;
 mod json;
