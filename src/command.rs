@@ -1,6 +1,7 @@
 //! The command line.
 
 mod demo;
+mod disclosures;
 mod govern;
 mod jobs;
 
@@ -65,6 +66,8 @@ enum What {
     },
     /// Show or change, while servers run, how much of the database exports may take
     Govern(govern::Limits),
+    /// Tell who received whose data
+    Disclosures(disclosures::Question),
     /// Bring the database schema up to date
     Migrate,
     /// Ask the server of this configuration whether it is ready, for health checks of containers
@@ -120,6 +123,7 @@ impl Command {
             What::Demo { sample } => demo::run(config, &local, sample).await,
             What::Jobs { action } => jobs::run(&Database::open(&config, &local)?, &config, action).await,
             What::Govern(limits) => govern::run(&Database::open(&config, &local)?, limits).await,
+            What::Disclosures(question) => disclosures::run(&Database::open(&config, &local)?, question).await,
             What::Migrate => {
                 migrate(&Database::open(&config, &local)?.work_pool(1)).await?;
                 tell("The database schema is up to date.");

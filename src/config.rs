@@ -2,6 +2,7 @@
 //! `DATABASE_URL` from the environment. The only module that reads the environment.
 
 mod layers;
+mod network;
 mod size;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::{ClientConfig, IssuerConfig};
 use crate::secret::{self, Secret};
+pub use network::Network;
 pub use size::ByteSize;
 
 /// Why the configuration cannot be used.
@@ -84,6 +86,7 @@ pub struct Http {
     pub max_body: ByteSize,
     pub max_headers: ByteSize,
     pub cors_origins: Vec<String>,
+    pub trusted_proxies: Vec<Network>,
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
     #[serde(with = "humantime_serde")]

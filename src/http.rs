@@ -1,10 +1,12 @@
 //! The FHIR API and the tokens for it: every route and every layer on one screen. Errors become OperationOutcomes here and
 //! nowhere else.
 
+mod address;
 mod binary;
 mod caller;
 mod conditional;
 mod cors;
+mod denied;
 mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -49,6 +51,7 @@ use crate::config::Config;
 use crate::database::DiskReserve;
 use crate::export::announcement::Announcements;
 use crate::identity::Authenticator;
+use crate::ledger::Ledger;
 
 /// For a year: a browser that has come by TLS comes by nothing else.
 const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -61,6 +64,7 @@ pub(crate) struct App {
     pub(crate) base: String,
     pub(crate) config: Config,
     pub(crate) disk: DiskReserve,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) polls: Polls,
     pub(crate) downloads: Arc<Downloads>,
     /// Tells the reaper that the files of an export are of no use any more.
@@ -109,7 +113,7 @@ pub fn routes() -> Vec<(&'static str, &'static [&'static str])> {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let config = app.config.http.clone();
     let add = |router: Router<_>, (path, _, handler): Route| router.route(path, handler);
-    let routes = table().into_iter().fold(Router::new(), add).with_state(app);
+    let routes = table().into_iter().fold(Router::new(), add).with_state(Arc::clone(&app));
 
     let too_slow = StatusCode::SERVICE_UNAVAILABLE;
     let routes = routes
@@ -119,6 +123,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(TimeoutLayer::with_status_code(too_slow, config.request_timeout))
         .layer(CatchPanicLayer::new())
         .layer(map_response(response::as_outcome))
+        .layer(from_fn_with_state(app, denied::count))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
         .layer(option_layer(

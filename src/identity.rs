@@ -139,6 +139,8 @@ impl TypeGrant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Principal {
     pub(crate) owner: Owner,
+    /// The program that calls for the owner, if the token names it.
+    pub(crate) client: Option<String>,
     pub(crate) may_export: bool,
     pub(crate) may_read_files: bool,
     pub(crate) types: TypeGrant,
@@ -148,16 +150,18 @@ impl Principal {
     fn anonymous() -> Self {
         Self {
             owner: Owner { issuer: String::new(), subject: "anonymous".to_owned() },
+            client: None,
             may_export: true,
             may_read_files: true,
             types: TypeGrant::All,
         }
     }
 
-    /// By scopes: whoever is granted anything may export it, and read the files.
+    /// By scopes: whoever is granted anything may export it, and read the files. The owner is the client itself.
     fn granted(owner: Owner, types: TypeGrant) -> Self {
         let may = !types.is_nothing();
-        Self { owner, may_export: may, may_read_files: may, types }
+        let client = Some(owner.subject.clone());
+        Self { owner, client, may_export: may, may_read_files: may, types }
     }
 }
 

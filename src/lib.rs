@@ -10,14 +10,15 @@
 //! Which module may use which; a test holds the source to it:
 //!
 //! ```text
-//! command   → server, export, binary, resource, database, telemetry, config, fhir, secret
-//! server    → http, export, reaper, resource, database, identity, shutdown, config, fhir
-//! http      → export, search, binary, identity, database, shutdown, config, fhir
+//! command   → server, export, binary, ledger, resource, database, telemetry, config, fhir, secret
+//! server    → http, export, reaper, resource, ledger, database, identity, shutdown, config, fhir
+//! http      → export, search, binary, ledger, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, identity, config
-//! export    → resource, search, binary, identity, database, shutdown, config, fhir
+//! export    → resource, search, binary, ledger, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
-//! binary    → identity, database, fhir
+//! binary    → ledger, identity, database, fhir
+//! ledger    → identity, fhir
 //! identity  → search, fhir, secret
 //! database  → config
 //! telemetry → config
@@ -38,6 +39,7 @@ pub mod fuzz;
 mod http;
 mod identity;
 mod json;
+mod ledger;
 mod reaper;
 pub mod resource;
 mod search;

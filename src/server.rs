@@ -20,6 +20,7 @@ use crate::fhir::reference::PatientBases;
 use crate::http::tls::{self, Renewal};
 use crate::http::{self, App, Downloads, Polls};
 use crate::identity::{self, Authenticator};
+use crate::ledger::Ledger;
 use crate::reaper::Reaper;
 use crate::resource::index;
 use crate::shutdown::{Shutdown, Signals, Tasks};
@@ -121,11 +122,13 @@ impl Server {
         let shutdown = Shutdown::default();
         let useless = Arc::new(Notify::new());
         let announcements = Announcements::new();
+        let ledger = Arc::new(Ledger::new(pool.clone()));
         let app = Arc::new(App {
             pool: pool.clone(),
             authenticator,
             base,
             disk: DiskReserve::new(&config.database, &database),
+            ledger: Arc::clone(&ledger),
             polls: Polls::new(),
             downloads: Downloads::new(&config.http),
             useless: Arc::clone(&useless),
@@ -147,6 +150,8 @@ impl Server {
         workers.start(&announcements, &tasks, &shutdown);
         let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention };
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
+        let (entries, stop) = (Arc::clone(&ledger), shutdown.soft.clone());
+        tasks.spawn(async move { entries.run(stop).await });
         tasks.spawn(complete_indexes(database.sweep_pool(), shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         let (acceptor, renewal) = tls.unzip();
@@ -162,6 +167,7 @@ impl Server {
 
         tokio::spawn(signals.shut_down(shutdown, config.http.shutdown_grace));
         let all_well = tasks.all_ended().await;
+        ledger.close().await;
         until_end.soft.cancel();
         until_end.hard.cancel();
         if let Err(error) = probing.await {

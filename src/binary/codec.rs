@@ -38,6 +38,12 @@ pub(super) trait Codec: Sized {
 #[error("a chunk could not be compressed: {0}")]
 pub(crate) struct DeflateError(Box<dyn std::error::Error + Send + Sync>);
 
+impl From<std::io::Error> for DeflateError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.into())
+    }
+}
+
 /// A chunk is not what was written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InflateError {

@@ -17,6 +17,7 @@ use super::codec::{Chosen, Codec, InflateError};
 use super::gzip;
 use super::store::{find_chunk, hold, read_chunk};
 use crate::fhir::instant;
+use crate::ledger;
 
 /// How often a download says that it is under way; a hold lasts longer than this.
 const HOLD_EVERY: Duration = Duration::from_secs(15);
@@ -30,6 +31,16 @@ pub(crate) enum Representation {
     Identity,
     /// A FHIR Binary resource with the NDJSON in base64 (rules F10, F20).
     FhirJson,
+}
+
+impl Representation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Identity => "identity",
+            Self::FhirJson => "fhir+json",
+        }
+    }
 }
 
 /// A chunk that has not come for so long never will: the connection to the database is dead.
@@ -110,6 +121,18 @@ impl Download {
     /// The exact length of what is sent.
     pub(crate) fn length(&self) -> u64 {
         self.range.end - self.range.start
+    }
+
+    /// The same, for the ledger of disclosures.
+    pub(crate) fn range(&self) -> ledger::Range {
+        ledger::Range {
+            job: self.binary.job,
+            file: self.binary.id.clone(),
+            representation: self.representation.as_str(),
+            from: self.range.start,
+            bytes: self.length(),
+            of: self.chunks.end + self.tail_length(),
+        }
     }
 
     /// What is sent, piece by piece.

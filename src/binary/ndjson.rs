@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::codec::{Chosen, Codec, DeflateError};
+use crate::ledger::patients::{PatientSet, Patients};
 
 /// NDJSON in one chunk.
 pub(crate) const BLOCK: usize = 1 << 20;
@@ -35,6 +36,7 @@ enum Raw {
         resource_type: String,
         resources: i64,
         continues: bool,
+        patients: Patients,
     },
 }
 
@@ -62,14 +64,19 @@ pub(crate) struct End {
     pub(crate) continues: bool,
     pub(crate) crc32: u32,
     pub(crate) sha256: [u8; 32],
+    /// Whose data is in it.
+    pub(crate) patients: PatientSet,
 }
 
-/// The end of the pipeline into which lines go. Memory is bounded by blocks, not by lines: a long line is cut.
+/// The end of the pipeline into which lines go. Memory is bounded by blocks, not by lines: a long line is cut; and by the
+/// patients of a file.
 pub(crate) struct Lines {
     block: Vec<u8>,
     resources: i64,
     bytes: u64,
     size: FileSize,
+    /// Whose data is in the file under way.
+    patients: Patients,
     /// Of the block of lines under way, if they come in blocks.
     header: Option<Header>,
     added: Added,
@@ -80,6 +87,8 @@ pub(crate) struct Lines {
 /// The first line of a block, which stands again in each further file of it.
 struct Header {
     line: Vec<u8>,
+    /// To whom it refers.
+    patient: String,
     /// In the file under way.
     is_written: bool,
 }
@@ -110,6 +119,7 @@ pub(crate) fn pipeline(
         resources: 0,
         bytes: 0,
         size,
+        patients: Patients::default(),
         header: None,
         added: Added::default(),
         blocks,
@@ -120,17 +130,18 @@ pub(crate) fn pipeline(
 
 impl Lines {
     /// Adds a line; a file that has reached its size ends with it.
-    pub(crate) async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
+    pub(crate) async fn push(&mut self, line: &[u8], patients: &str, resource_type: &str) -> Result<(), Gone> {
         self.begin_line(line.len() as u64, resource_type).await?;
+        self.is_about(patients);
         self.append(line).await?;
         self.end_line(resource_type).await
     }
 
-    /// Begins a block: the lines that follow stand under this one. Without any it is not written.
-    pub(crate) fn begin_block(&mut self, header: String) {
+    /// Begins a block of a patient: the lines that follow stand under this one. Without any it is not written.
+    pub(crate) fn begin_block(&mut self, header: String, patient: String) {
         let mut line = header.into_bytes();
         line.push(b'\n');
-        self.header = Some(Header { line, is_written: false });
+        self.header = Some(Header { line, patient, is_written: false });
     }
 
     /// Ends the block under way; a file that has reached its size ends with it.
@@ -160,12 +171,18 @@ impl Lines {
         let Some(mut header) = self.header.take() else { return Ok(()) };
         if !header.is_written {
             self.append(&header.line).await?;
+            self.patients.add(&header.patient);
             self.resources += 1;
             self.added.headers += 1;
             header.is_written = true;
         }
         self.header = Some(header);
         Ok(())
+    }
+
+    /// Says who the line under way is about: ids of Patients with a blank between each two.
+    pub(crate) fn is_about(&mut self, patients: &str) {
+        self.patients.add(patients);
     }
 
     /// Adds to the line under way.
@@ -208,7 +225,8 @@ impl Lines {
             self.send_block().await?;
         }
         let continues = self.header.as_mut().is_some_and(|header| std::mem::take(&mut header.is_written));
-        let end = Raw::End { resource_type: resource_type.to_owned(), resources: self.resources, continues };
+        let patients = std::mem::take(&mut self.patients);
+        let end = Raw::End { resource_type: resource_type.to_owned(), resources: self.resources, continues, patients };
         (self.resources, self.bytes) = (0, 0);
         self.blocks.send(end).await.map_err(|_| Gone)
     }
@@ -240,12 +258,13 @@ fn compress(
                 let _ = emptied.try_send(block);
                 Packed::Chunk(Chunk { data: scratch.clone(), bytes })
             }
-            Raw::End { resource_type, resources, continues } => Packed::End(End {
+            Raw::End { resource_type, resources, continues, patients } => Packed::End(End {
                 resource_type,
                 resources,
                 continues,
                 crc32: std::mem::take(&mut crc32).finalize(),
                 sha256: sha256.finalize_reset().into(),
+                patients: patients.encode()?,
             }),
         };
         if packed.blocking_send(message).is_err() {
@@ -283,10 +302,10 @@ mod tests {
             let feed = async move {
                 for (header, lines) in blocks {
                     if let Some(header) = header {
-                        sink.begin_block(header.clone());
+                        sink.begin_block(header.clone(), header.clone());
                     }
                     for line in lines {
-                        sink.push(line, "Basic").await.unwrap();
+                        sink.push(line, "", "Basic").await.unwrap();
                     }
                     if header.is_some() {
                         sink.end_block("Basic").await.unwrap();

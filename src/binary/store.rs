@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::ndjson::{Chunk, End, FileSize, Packed, pipeline};
 use super::{Binary, Kind, Place, Unwritten, Volume};
 use crate::database::interval;
+use crate::ledger::file::{self, DisclosedFile};
 
 /// Writes the files of one part, one after the other.
 pub(crate) struct Files {
@@ -51,7 +52,8 @@ impl Files {
         let (mut sink, mut chunks, compressor) = pipeline(FileSize::ONE);
         let feed = async move {
             for line in lines {
-                sink.push(line.as_bytes(), OUTCOME).await?;
+                // It tells of what was asked, not of anybody's data.
+                sink.push(line.as_bytes(), "", OUTCOME).await?;
             }
             sink.end_file(OUTCOME).await
         };
@@ -108,8 +110,18 @@ impl Files {
             self.deflated_bytes,
             end.continues
         )
-        .execute(transaction)
+        .execute(&mut *transaction)
         .await?;
+        let file = DisclosedFile {
+            id: &self.id,
+            job: self.place.job,
+            kind: self.place.kind.as_str(),
+            resource_type: &end.resource_type,
+            resources: end.resources,
+            bytes: self.bytes,
+            patients: &end.patients,
+        };
+        file::note(transaction, &file).await?;
         let resources = self.resources + end.resources;
         *self = Self { ordinal: self.ordinal + 1, resources, ..Self::new(self.place) };
         Ok(())

@@ -48,7 +48,7 @@ pub(super) async fn run(database: &Database, config: &Config, action: Option<Act
             None => return Err(unknown(id)),
         },
         Action::Cancel { id } => {
-            if job::cancel(&pool, id, config.retention.files).await? {
+            if job::cancel(&pool, id, config.retention.files, None).await? {
                 tell(&format!("{id} is cancelled."));
             } else if job::find(&pool, id).await?.is_some() {
                 return Err(Failure::Other(format!("{id} is finished already")));

@@ -1,5 +1,6 @@
 //! Who may start an export now: a kick-off that is sent twice starts one, and unfinished jobs are limited.
 
+use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
@@ -8,7 +9,11 @@ use super::announcement::announce_work;
 use super::request::{ExportRequest, REQUIRES};
 use crate::config;
 use crate::identity::Owner;
+use crate::ledger::Requester;
+use crate::ledger::event::{Entry, Kind};
 
+/// How a kick-off is answered that was accepted.
+const ACCEPTED: u16 = 202;
 /// The advisory lock under which kick-offs are counted.
 const ADMISSION_LOCK: i64 = 0x0066_6869_7200_0002;
 /// Who has the lock keeps all others from starting exports: one that is frozen then is cut off after this long.
@@ -16,7 +21,7 @@ const HOLDS_MS: &str = "2000";
 
 /// What somebody wants to start.
 pub(crate) struct KickOff<'a> {
-    pub(crate) owner: &'a Owner,
+    pub(crate) by: &'a Requester,
     pub(crate) request: &'a ExportRequest,
     /// The owner's name for it: sent again, it means the job that was started then.
     pub(crate) key: Option<&'a str>,
@@ -60,9 +65,10 @@ pub(crate) async fn submit(
     if let Some(id) = started_before(&mut *transaction, kick_off).await? {
         return Ok(id);
     }
-    check_limits(&mut transaction, kick_off.owner, limits).await?;
+    check_limits(&mut transaction, &kick_off.by.owner, limits).await?;
     free_key(&mut transaction, kick_off).await?;
     let id = insert(&mut transaction, kick_off).await?;
+    note(&mut transaction, kick_off, id).await?;
     announce_work(&mut transaction).await?;
     transaction.commit().await?;
     tracing::info!(job.id = %id, "accepted an export");
@@ -72,9 +78,9 @@ pub(crate) async fn submit(
 /// The job that the same kick-off has started before, whatever has become of it, until it expires.
 pub(crate) async fn started_before(
     executor: impl PgExecutor<'_>,
-    KickOff { owner, request, key }: &KickOff<'_>,
+    KickOff { by, request, key }: &KickOff<'_>,
 ) -> Result<Option<Uuid>, NotAccepted> {
-    let Some(key) = *key else { return Ok(None) };
+    let (Some(key), owner) = (*key, &by.owner) else { return Ok(None) };
     let started = sqlx::query!(
         r#"-- export.admission.started_before
         select id, request as "request: Json<ExportRequest>" from export_job
@@ -122,8 +128,8 @@ async fn check_limits(
 }
 
 /// Takes the key from a job that has expired and is only still there because the reaper has not come by.
-async fn free_key(connection: &mut PgConnection, KickOff { owner, key, .. }: &KickOff<'_>) -> Result<(), sqlx::Error> {
-    let Some(key) = *key else { return Ok(()) };
+async fn free_key(connection: &mut PgConnection, KickOff { by, key, .. }: &KickOff<'_>) -> Result<(), sqlx::Error> {
+    let (Some(key), owner) = (*key, &by.owner) else { return Ok(()) };
     sqlx::query!(
         "-- export.admission.free_key
         update export_job set idempotency_key = null
@@ -139,9 +145,9 @@ async fn free_key(connection: &mut PgConnection, KickOff { owner, key, .. }: &Ki
 
 async fn insert(
     connection: &mut PgConnection,
-    KickOff { owner, request, key }: &KickOff<'_>,
+    KickOff { by, request, key }: &KickOff<'_>,
 ) -> Result<Uuid, sqlx::Error> {
-    let id = Uuid::new_v4();
+    let (id, owner) = (Uuid::new_v4(), &by.owner);
     sqlx::query!(
         "-- export.admission.insert
         insert into export_job (id, owner_issuer, owner_subject, request, idempotency_key, requires, state)
@@ -156,4 +162,12 @@ async fn insert(
     .execute(connection)
     .await?;
     Ok(id)
+}
+
+/// Writes down who asked for what, as it was understood.
+async fn note(connection: &mut PgConnection, kick_off: &KickOff<'_>, id: Uuid) -> Result<(), sqlx::Error> {
+    let detail = json!({ "request": kick_off.request });
+    let entry = Entry { detail, ..Entry::about_job(Kind::KickOff, kick_off.by, id, ACCEPTED) };
+    entry.write(connection).await?;
+    Ok(())
 }

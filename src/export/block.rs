@@ -53,7 +53,7 @@ pub(super) async fn read_blocks(
             if last.is_some() {
                 sink.end_block(ORGANIZED).await?;
             }
-            sink.lines.begin_block(header(&place.patient));
+            sink.lines.begin_block(header(&place.patient), place.patient.clone());
         }
         let asked = usize::try_from(place.type_place).ok().and_then(|at| asked.get(at)).ok_or_else(unasked)?;
         read_row(&row, asked, &mut long, sink).await?;
@@ -74,13 +74,13 @@ async fn read_row(row: &PgRow, asked: &Arc<Asked>, long: &mut Long, sink: &mut S
     if body.is_null() {
         let piece = Piece { of: row.try_get(4)?, offset: row.try_get(5)?, bytes: row.try_get(6)? };
         sink.paced.read(piece.bytes.len()).await;
-        return long.add(piece, asked, sink).await;
+        return long.add(piece, row.try_get(7)?, asked, sink).await;
     }
     if !long.is_whole() {
         return Err(torn());
     }
     let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-    sink.put(Cow::Borrowed(body), asked, ORGANIZED).await?;
+    sink.put(Cow::Borrowed(body), Cow::Borrowed(row.try_get(7)?), asked, ORGANIZED).await?;
     sink.paced.read(body.len()).await;
     Ok(())
 }
@@ -92,6 +92,7 @@ struct Long {
     /// The length of the whole; none when no piece is missing.
     of: Option<i32>,
     whole: Vec<u8>,
+    patients: String,
 }
 
 impl Long {
@@ -99,7 +100,14 @@ impl Long {
         self.of.is_none()
     }
 
-    async fn add(&mut self, piece: Piece, asked: &Arc<Asked>, sink: &mut Sink<'_>) -> Result<(), Stopped> {
+    /// A piece, with some of the Patients it is all about.
+    async fn add(
+        &mut self,
+        piece: Piece,
+        patients: &str,
+        asked: &Arc<Asked>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Stopped> {
         if piece.offset != self.read || self.of.is_some_and(|of| of != piece.of) {
             return Err(torn());
         }
@@ -113,18 +121,20 @@ impl Long {
         }
         self.read += i32::try_from(piece.bytes.len()).unwrap_or(i32::MAX);
         if asked.is_nothing() {
+            sink.lines.is_about(patients);
             sink.append(&piece.bytes).await?;
         } else {
+            self.patients.extend([patients, " "]);
             self.whole.extend_from_slice(&piece.bytes);
         }
         if self.of != Some(self.read) {
             return Ok(());
         }
-        let Self { whole, .. } = std::mem::take(self);
+        let Self { whole, patients, .. } = std::mem::take(self);
         if asked.is_nothing() {
             return Ok(sink.end_line(ORGANIZED).await?);
         }
-        sink.put(Cow::Owned(whole), asked, ORGANIZED).await
+        sink.put(Cow::Owned(whole), Cow::Owned(patients), asked, ORGANIZED).await
     }
 }
 

@@ -11,6 +11,11 @@ use super::announcement::{self, announce_end};
 use super::request::ExportRequest;
 use crate::database::interval;
 use crate::identity::Owner;
+use crate::ledger::Requester;
+use crate::ledger::event::{Entry, Kind};
+
+/// How a DELETE is answered that did something.
+const DELETED: u16 = 202;
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +144,13 @@ pub(crate) async fn list(pool: &PgPool) -> Result<Vec<Job>, sqlx::Error> {
     .await
 }
 
-/// Ends a job that is not finished; false if it is, or is not there.
-pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Result<bool, sqlx::Error> {
+/// Ends a job that is not finished, for its owner or an operator; false if it is, or is not there.
+pub(crate) async fn cancel(
+    pool: &PgPool,
+    id: Uuid,
+    retention: Duration,
+    by: Option<&Requester>,
+) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let cancelled = sqlx::query!(
         "-- export.job.cancel
@@ -152,20 +162,31 @@ pub(crate) async fn cancel(pool: &PgPool, id: Uuid, retention: Duration) -> Resu
     )
     .execute(&mut *transaction)
     .await?;
+    let is_cancelled = cancelled.rows_affected() == 1;
+    if let Some(by) = by.filter(|_| is_cancelled) {
+        note_delete(&mut transaction, id, by).await?;
+    }
     announce_end(&mut transaction, id).await?;
     transaction.commit().await?;
-    Ok(cancelled.rows_affected() == 1)
+    Ok(is_cancelled)
 }
 
 /// Lets a finished job expire now: the owner needs it no more (rule D3).
-pub(crate) async fn discard(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
+pub(crate) async fn discard(pool: &PgPool, id: Uuid, by: &Requester) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
     sqlx::query!(
         "-- export.job.discard
         update export_job set expires_at = clock_timestamp() where id = $1 and expires_at is not null",
         id
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
+    note_delete(&mut transaction, id, by).await?;
+    transaction.commit().await
+}
+
+async fn note_delete(transaction: &mut PgConnection, id: Uuid, by: &Requester) -> Result<(), sqlx::Error> {
+    Entry::about_job(Kind::Delete, by, id, DELETED).write(transaction).await?;
     Ok(())
 }
 

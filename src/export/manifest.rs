@@ -16,6 +16,14 @@ const BY_PATIENT: &str = "Each block begins with a header that refers to a Patie
     is among what is exported, and all exported resources of its Patient compartment, each in the block of every \
     patient it belongs to. A block that goes on in another file has its header there again.";
 
+/// A page as it is sent, and how much it tells of.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    pub(crate) json: Value,
+    pub(crate) files: usize,
+    pub(crate) resources: i64,
+}
+
 /// What a manifest says of the server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms<'a> {
@@ -33,7 +41,7 @@ pub(crate) async fn manifest(
     job: &Job,
     page: i32,
     terms: Terms<'_>,
-) -> Result<Option<Value>, sqlx::Error> {
+) -> Result<Option<Manifest>, sqlx::Error> {
     let Some(Page { files, has_next }) = binary::list_page(pool, job.id, page).await? else { return Ok(None) };
     let is_stu4 = terms.dialect == Dialect::Stu4;
     let by_patient = job.request.by_patient;
@@ -73,7 +81,8 @@ pub(crate) async fn manifest(
         let url = format!("{}&page={}", poll_url(terms.base, job.id), page + 1);
         manifest.insert("link".into(), json!([{ "relation": "next", "url": url }]));
     }
-    Ok(Some(Value::Object(manifest)))
+    let resources = files.iter().map(|file| file.resources).sum();
+    Ok(Some(Manifest { json: Value::Object(manifest), files: files.len(), resources }))
 }
 
 /// A file in its list; `next` is the one in which its last block goes on.

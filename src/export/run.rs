@@ -177,7 +177,7 @@ async fn read_resources(
             continue;
         }
         let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-        sink.put(Cow::Borrowed(body), asked, type_name).await?;
+        sink.put(Cow::Borrowed(body), Cow::Borrowed(row.try_get(2)?), asked, type_name).await?;
         sink.paced.read(body.len()).await;
     }
     drop(rows);
@@ -186,7 +186,9 @@ async fn read_resources(
             read_in_pieces(reader, slice, key, sink).await?;
         } else {
             let body = read_whole(reader, slice, key, &mut sink.paced).await?;
-            sink.put(Cow::Owned(body), asked, type_name).await?;
+            let mut patients = String::new();
+            slice.patients(reader, key, |some| patients.extend([some, " "])).await?;
+            sink.put(Cow::Owned(body), Cow::Owned(patients), asked, type_name).await?;
         }
     }
     sink.end_file(type_name).await
@@ -207,6 +209,8 @@ async fn read_in_pieces(
         }
         sink.append(&piece.bytes).await?;
     }
+    drop(pieces);
+    slice.patients(reader, key, |some| sink.lines.is_about(some)).await?;
     Ok(sink.end_line(type_name).await?)
 }
 
@@ -260,13 +264,24 @@ impl<'c> Pieces<'c> {
 
 async fn read_deletions(reader: &mut PgConnection, slice: &Slice, sink: &mut Sink<'_>) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
+    let mut about_many = Vec::new();
     let mut query = slice.deletions();
-    let mut rows = query.build().persistent(false).fetch(reader);
+    let mut rows = query.build().persistent(false).fetch(&mut *reader);
     while let Some(row) = rows.try_next().await? {
-        let id: &str = row.try_get(0)?;
-        let line = deletion(type_name, id);
-        sink.push(line.as_bytes(), DELETIONS).await?;
+        let line = deletion(type_name, row.try_get(0)?);
+        let Some(patients) = row.try_get(2)? else {
+            about_many.push((row.try_get(1)?, line));
+            continue;
+        };
+        sink.push(line.as_bytes(), patients, DELETIONS).await?;
         sink.paced.read(line.len()).await;
+    }
+    drop(rows);
+    for (key, line) in about_many {
+        sink.begin_line(line.len() as u64, DELETIONS).await?;
+        slice.patients(reader, key, |some| sink.lines.is_about(some)).await?;
+        sink.append(line.as_bytes()).await?;
+        sink.end_line(DELETIONS).await?;
     }
     Ok(())
 }

@@ -47,22 +47,24 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// A resource: what is asked of it, if it is admitted, now or when that is known.
+    /// A resource: what is asked of it, if it is admitted, now or when that is known; with the ids of the Patients it is
+    /// about, a blank between each two.
     pub(super) async fn put(
         &mut self,
         body: Cow<'_, [u8]>,
+        patients: Cow<'_, str>,
         asked: &Arc<Asked>,
         resource_type: &'static str,
     ) -> Result<(), Stopped> {
         match self.gate.judge(asked, &body)? {
-            Some(true) if self.waiting.is_empty() => self.put_out(&body, asked, resource_type).await,
+            Some(true) if self.waiting.is_empty() => self.put_out(&body, &patients, asked, resource_type).await,
             Some(false) => {
                 self.leave_out();
                 Ok(())
             }
             judged => {
-                let (body, asked, is_admitted) = (body.into_owned(), Arc::clone(asked), judged.is_some());
-                self.waiting.add(Resource { body, asked, resource_type, is_admitted });
+                let (body, patients, asked) = (body.into_owned(), patients.into_owned(), Arc::clone(asked));
+                self.waiting.add(Resource { body, patients, asked, resource_type, is_admitted: judged.is_some() });
                 if self.waiting.is_full() || self.gate.wants_much() { self.settle().await } else { Ok(()) }
             }
         }
@@ -74,9 +76,9 @@ impl Sink<'_> {
             return Ok(());
         }
         self.gate.learn().await?;
-        for Resource { body, asked, resource_type, is_admitted } in self.waiting.take() {
+        for Resource { body, patients, asked, resource_type, is_admitted } in self.waiting.take() {
             if is_admitted || self.gate.admits(&asked, &body).await? {
-                self.put_out(&body, &asked, resource_type).await?;
+                self.put_out(&body, &patients, &asked, resource_type).await?;
             } else {
                 self.leave_out();
             }
@@ -89,15 +91,21 @@ impl Sink<'_> {
         self.examined.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn put_out(&mut self, body: &[u8], asked: &Asked, resource_type: &str) -> Result<(), Stopped> {
+    async fn put_out(
+        &mut self,
+        body: &[u8],
+        patients: &str,
+        asked: &Asked,
+        resource_type: &str,
+    ) -> Result<(), Stopped> {
         if let (Some(finds), Some(resource_type)) = (&mut self.finds, asked.noted) {
             let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
             finds.add((COMES_OUT, resource_type), id_in(body));
             finds.pass_on_if_much().await?;
         }
         match &asked.subset {
-            None => Ok(self.push(body, resource_type).await?),
-            Some(subset) => self.push_subset(subset, body, resource_type).await,
+            None => Ok(self.push(body, patients, resource_type).await?),
+            Some(subset) => self.push_subset(subset, body, patients, resource_type).await,
         }
     }
 
@@ -119,8 +127,9 @@ impl Sink<'_> {
         Ok(self.lines.end_file(resource_type).await?)
     }
 
-    pub(super) async fn push(&mut self, line: &[u8], resource_type: &str) -> Result<(), Gone> {
+    pub(super) async fn push(&mut self, line: &[u8], patients: &str, resource_type: &str) -> Result<(), Gone> {
         self.lines.begin_line(line.len() as u64, resource_type).await?;
+        self.lines.is_about(patients);
         self.append(line).await?;
         self.end_line(resource_type).await
     }
@@ -132,12 +141,19 @@ impl Sink<'_> {
         self.lines.append(piece).await
     }
 
-    /// What the subset leaves of a resource.
-    async fn push_subset(&mut self, subset: &Subset, body: &[u8], resource_type: &str) -> Result<(), Stopped> {
+    /// What the subset leaves of a resource: it is about whom the whole is, whether or not that is left.
+    async fn push_subset(
+        &mut self,
+        subset: &Subset,
+        body: &[u8],
+        patients: &str,
+        resource_type: &str,
+    ) -> Result<(), Stopped> {
         let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
         let pieces = subset.cut(body);
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.lines.begin_line(bytes, resource_type).await?;
+        self.lines.is_about(patients);
         for piece in pieces {
             self.append(piece.as_bytes()).await?;
         }

@@ -13,6 +13,8 @@ const BYTES: usize = 1 << 20;
 /// One of them.
 pub(super) struct Resource {
     pub(super) body: Vec<u8>,
+    /// Ids, with a blank between each two.
+    pub(super) patients: String,
     pub(super) asked: Arc<Asked>,
     pub(super) resource_type: &'static str,
     /// It waits only for those before it.
@@ -36,7 +38,7 @@ impl Waiting {
     }
 
     pub(super) fn add(&mut self, resource: Resource) {
-        self.bytes += resource.body.len();
+        self.bytes += resource.body.len() + resource.patients.len();
         self.resources.push(resource);
     }
 

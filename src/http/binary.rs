@@ -15,7 +15,8 @@ use axum::response::Response;
 use httpdate::HttpDate;
 
 use super::App;
-use super::caller::FileReader;
+use super::address::Address;
+use super::caller::{FileReader, requester};
 use super::conditional::{Current, Wanted, wanted};
 use super::error::ApiError;
 use super::negotiate::representation;
@@ -26,37 +27,46 @@ use crate::binary::{Binary, find_for, hexadecimal};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::Principal;
+use crate::ledger::{Requester, Sending};
 use crate::search::Query;
 
 /// GET and HEAD.
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     FileReader(caller): FileReader,
+    address: Address,
     Path(id): Path<String>,
     request: Parts,
 ) -> Result<Response, ApiError> {
-    answer(&app, &caller, &id, &request).await
+    answer(&app, &caller, address, &id, &request).await
 }
 
 /// GET and HEAD of a version: a file has only the first (rule F16).
 pub(super) async fn read_version(
     State(app): State<Arc<App>>,
     FileReader(caller): FileReader,
+    address: Address,
     Path((id, version)): Path<(String, String)>,
     request: Parts,
 ) -> Result<Response, ApiError> {
     if version != "1" {
         return Err(unknown());
     }
-    answer(&app, &caller, &id, &request).await
+    answer(&app, &caller, address, &id, &request).await
 }
 
 /// Never was, is gone, or is somebody else's (rules F15, F17).
 fn unknown() -> ApiError {
-    ApiError::not_found("There is no such file; it may have expired.")
+    ApiError::not_theirs("There is no such file; it may have expired.")
 }
 
-async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Result<Response, ApiError> {
+async fn answer(
+    app: &App,
+    caller: &Principal,
+    address: Address,
+    id: &str,
+    request: &Parts,
+) -> Result<Response, ApiError> {
     // Whether there is anything for this caller comes before what of it is wanted (RFC 9110, 13.2.1).
     let binary = find_for(&app.pool, id, &caller.owner).await?.ok_or_else(unknown)?;
     check_types(caller, &binary)?;
@@ -78,14 +88,16 @@ async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Res
     let ranges_of = (representation != Representation::FhirJson).then_some(length);
     match wanted(&request.method, &request.headers, &Current { etag: &etag, last_modified, ranges_of }) {
         Wanted::Whole => {
-            let content = content(app, caller, &request.method, download)?;
+            let by = requester(caller, address);
+            let content = content(app, by, StatusCode::OK, &request.method, download).await?;
             Ok(sent(StatusCode::OK, length, content, representation, validators))
         }
         Wanted::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
             let download = download.part(range);
             let length = download.length();
-            let content = content(app, caller, &request.method, download)?;
+            let by = requester(caller, address);
+            let content = content(app, by, StatusCode::PARTIAL_CONTENT, &request.method, download).await?;
             let mut response = sent(StatusCode::PARTIAL_CONTENT, length, content, representation, validators);
             response.headers_mut().insert(CONTENT_RANGE, header(content_range)?);
             Ok(response)
@@ -96,13 +108,21 @@ async fn answer(app: &App, caller: &Principal, id: &str, request: &Parts) -> Res
     }
 }
 
-/// What is sent, if one more download may be under way. HEAD sends nothing, so it is none.
-fn content(app: &App, caller: &Principal, method: &Method, download: Download) -> Result<Body, ApiError> {
+/// What is sent, if one more download may be under way, and if it is written down that it is. HEAD sends nothing, so it is
+/// none.
+async fn content(
+    app: &App,
+    by: Requester,
+    status: StatusCode,
+    method: &Method,
+    download: Download,
+) -> Result<Body, ApiError> {
     if method == Method::HEAD {
         return Ok(Body::empty());
     }
-    let under_way = app.downloads.begin(&caller.owner)?;
-    Ok(Body::from_stream(under_way.counting(download.stream())))
+    let under_way = app.downloads.begin(&by.owner)?;
+    let sending = Sending::begin(&app.ledger, by, status.as_u16(), download.range()).await?;
+    Ok(Body::from_stream(under_way.counting(sending.counting(download.stream()))))
 }
 
 fn sent(

@@ -7,8 +7,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use super::App;
+use super::address::Address;
+use super::denied::Sender;
 use super::error::ApiError;
 use crate::identity::Principal;
+use crate::ledger::Requester;
 
 /// A caller whose token is good. What it may do is still to be asked.
 pub(super) struct Caller(pub(super) Principal);
@@ -18,6 +21,11 @@ pub(super) struct Exporter(pub(super) Principal);
 
 /// A caller that may read files.
 pub(super) struct FileReader(pub(super) Principal);
+
+/// How the ledger of disclosures has a caller.
+pub(super) fn requester(caller: &Principal, Address(address): Address) -> Requester {
+    Requester { owner: caller.owner.clone(), client: caller.client.clone(), address }
+}
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
@@ -30,7 +38,11 @@ impl FromRequestParts<Arc<App>> for Caller {
             (Some(header), None) => Some(header.to_str().unwrap_or("Bearer ?")),
             (Some(_), Some(_)) => return Err(ApiError::invalid("There is more than one Authorization header.")),
         };
-        Ok(Self(app.authenticator.authenticate(header).await?))
+        let principal = app.authenticator.authenticate(header).await?;
+        if let Some(Sender(owner)) = parts.extensions.get() {
+            owner.get_or_init(|| principal.owner.clone());
+        }
+        Ok(Self(principal))
     }
 }
 

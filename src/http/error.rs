@@ -7,6 +7,7 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTI
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::denied::NotTheirs;
 use super::limit::TooMany;
 use super::response::outcome_response;
 use crate::export::admission::NotAccepted;
@@ -21,12 +22,14 @@ pub(super) struct ApiError {
     status: StatusCode,
     issues: Vec<Issue>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// For another caller it might be there.
+    is_not_theirs: bool,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: IssueType, text: impl Into<Cow<'static, str>>) -> Self {
         let issues = vec![Issue::error(code, text.into())];
-        Self { status, issues, headers: Vec::new() }
+        Self { status, issues, headers: Vec::new(), is_not_theirs: false }
     }
 
     pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
@@ -34,6 +37,10 @@ impl ApiError {
     }
 
     /// Unknown, expired or somebody else's: the same answer, byte for byte (rule D9).
+    pub(super) fn not_theirs(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { is_not_theirs: true, ..Self::not_found(text) }
+    }
+
     pub(super) fn not_found(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, IssueType::NotFound, text)
     }
@@ -93,6 +100,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = outcome_response(self.status, &self.issues);
         response.headers_mut().extend(self.headers);
+        if self.is_not_theirs {
+            response.extensions_mut().insert(NotTheirs);
+        }
         response
     }
 }
@@ -108,7 +118,9 @@ impl From<sqlx::Error> for ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Invalid(issues) => Self { status: StatusCode::BAD_REQUEST, issues, headers: Vec::new() },
+            Refused::Invalid(issues) => {
+                Self { status: StatusCode::BAD_REQUEST, issues, headers: Vec::new(), is_not_theirs: false }
+            }
             Refused::Forbidden(types) => {
                 let names: Vec<_> = types.iter().map(|t| t.as_str()).collect();
                 Self::insufficient(format!("You may not export {}.", names.join(", ")))

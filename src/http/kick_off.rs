@@ -12,7 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::caller::Exporter;
+use super::address::Address;
+use super::caller::{Exporter, requester};
 use super::error::ApiError;
 use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json};
@@ -48,6 +49,7 @@ impl FromRequestParts<Arc<App>> for At {
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     Exporter(caller): Exporter,
+    address: Address,
     At(level): At,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -57,13 +59,14 @@ pub(super) async fn get(
         Some(query) if !query.is_empty() => format!("{}/{}?{query}", app.base, level.path()),
         _ => format!("{}/{}", app.base, level.path()),
     };
-    kick_off(&app, &caller, &headers, url, level, &parameters).await
+    kick_off(&app, &caller, address, &headers, url, level, &parameters).await
 }
 
 /// POST: the parameters are in a Parameters resource; clients append formatting ones to the URL (rule A18).
 pub(super) async fn post(
     State(app): State<Arc<App>>,
     Exporter(caller): Exporter,
+    address: Address,
     At(level): At,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -71,12 +74,13 @@ pub(super) async fn post(
 ) -> Result<Response, ApiError> {
     let parameters = parameters::of_post(query.as_deref(), &headers, &body)?;
     let url = format!("{}/{}", app.base, level.path());
-    kick_off(&app, &caller, &headers, url, level, &parameters).await
+    kick_off(&app, &caller, address, &headers, url, level, &parameters).await
 }
 
 async fn kick_off(
     app: &App,
     caller: &Principal,
+    address: Address,
     headers: &HeaderMap,
     url: String,
     level: Level,
@@ -97,7 +101,8 @@ async fn kick_off(
     request.new_members_full_history = app.config.group.new_members_full_history
         && matches!(request.level, Level::Group(_))
         && request.since.is_some();
-    let kick_off = KickOff { owner: &caller.owner, request: &request, key: key.as_deref() };
+    let by = requester(caller, address);
+    let kick_off = KickOff { by: &by, request: &request, key: key.as_deref() };
     // What has been started takes nothing, so nothing stands against saying so.
     let id = match started_before(&app.pool, &kick_off).await? {
         Some(id) => id,

@@ -9,26 +9,29 @@ use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::json;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::App;
-use super::caller::Caller;
+use super::address::Address;
+use super::caller::{Caller, requester};
 use super::error::ApiError;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer};
 use super::parameters;
 use super::response::outcome_response;
 use crate::config::{DeleteCompleted, Progress};
 use crate::export::job::{self, Job, State as JobState};
-use crate::export::manifest::{Terms, manifest};
+use crate::export::manifest::{Manifest, Terms, manifest};
 use crate::export::page;
 use crate::export::part::progress;
 use crate::fhir::instant;
 use crate::fhir::outcome::{Issue, IssueType, Severity};
 use crate::fhir::parameters::Parameter;
 use crate::identity::Principal;
+use crate::ledger::Requester;
+use crate::ledger::event::{Entry, Kind};
 
 pub(super) const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
 pub(super) const PROGRESS: HeaderName = HeaderName::from_static("x-progress");
@@ -48,21 +51,23 @@ const TO_ANSWER: Duration = Duration::from_secs(1);
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
+    address: Address,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, &headers, asked(&parameters::of_query(query.as_deref())?)?).await
+    poll(&app, &caller, address, &headers, asked(&parameters::of_query(query.as_deref())?)?).await
 }
 
 /// POST: the job may be in a Parameters resource (rule C13).
 pub(super) async fn post(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
+    address: Address,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, &headers, asked(&parameters::of_post(query.as_deref(), &headers, &body)?)?).await
+    poll(&app, &caller, address, &headers, asked(&parameters::of_post(query.as_deref(), &headers, &body)?)?).await
 }
 
 /// What is asked for.
@@ -109,7 +114,7 @@ async fn find(app: &App, caller: &Principal, asked: &Asked) -> Result<Job, ApiEr
 }
 
 fn unknown(asked: &Asked) -> ApiError {
-    ApiError::not_found(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", asked.text))
+    ApiError::not_theirs(format!("Unknown instance ID: {}. Please check if the input job ID is valid.", asked.text))
 }
 
 /// There is no such page, or the job has just expired.
@@ -120,7 +125,13 @@ fn no_page(asked: &Asked) -> ApiError {
     }
 }
 
-async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, asked: Asked) -> Result<Response, ApiError> {
+async fn poll(
+    app: &App,
+    caller: &Principal,
+    address: Address,
+    headers: &HeaderMap,
+    asked: Asked,
+) -> Result<Response, ApiError> {
     let job = find(app, caller, &asked).await?;
     if let Some(lost) = job.request.not_covered_by(&caller.types) {
         return Err(ApiError::no_more(lost));
@@ -130,12 +141,13 @@ async fn poll(app: &App, caller: &Principal, headers: &HeaderMap, asked: Asked) 
         let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";
         return Err(ApiError::throttled(text, SHORTEST_PAUSE));
     }
+    let by = requester(caller, address);
     match Prefer::read(headers).wait {
-        None => answer(app, &asked, job).await,
+        None => answer(app, &by, &asked, job).await,
         Some(time) => {
             let time = time.min(longest_wait(app));
             let job = wait_for_end(app, caller, &asked, &job, time).await?;
-            Ok(waited(answer(app, &asked, job).await?, time))
+            Ok(waited(answer(app, &by, &asked, job).await?, time))
         }
     }
 }
@@ -182,9 +194,9 @@ fn waited(mut response: Response, time: Duration) -> Response {
     response
 }
 
-async fn answer(app: &App, asked: &Asked, job: Job) -> Result<Response, ApiError> {
+async fn answer(app: &App, by: &Requester, asked: &Asked, job: Job) -> Result<Response, ApiError> {
     let separate = job.request.separate_status;
-    let response = status_of(app, asked, job).await?;
+    let response = status_of(app, by, asked, job).await?;
     Ok(if separate { separately(response) } else { response })
 }
 
@@ -196,17 +208,18 @@ fn separately(mut response: Response) -> Response {
     response
 }
 
-async fn status_of(app: &App, asked: &Asked, job: Job) -> Result<Response, ApiError> {
+async fn status_of(app: &App, by: &Requester, asked: &Asked, job: Job) -> Result<Response, ApiError> {
     // Only the page after those that are closed may come yet.
     if asked.page > job.pages + 1 {
         return Err(no_page(asked));
     }
     match job.state {
-        JobState::Accepted | JobState::Running => in_progress(app, asked.page, &job).await,
+        JobState::Accepted | JobState::Running => in_progress(app, by, asked.page, &job).await,
         JobState::Completed => {
             let manifest = manifest(&app.pool, &job, asked.page, terms(app)).await?.ok_or_else(|| no_page(asked))?;
+            note_told(app, by, &job, StatusCode::OK, asked.page, &manifest).await?;
             let headers = [(CONTENT_TYPE, JSON.to_owned()), (EXPIRES, http_date(job.expires_at))];
-            Ok((StatusCode::OK, headers, manifest.to_string()).into_response())
+            Ok((StatusCode::OK, headers, manifest.json.to_string()).into_response())
         }
         JobState::Failed | JobState::Cancelled => {
             let text = job.failure.unwrap_or_else(|| "The export failed.".to_owned());
@@ -224,21 +237,39 @@ fn terms(app: &App) -> Terms<'_> {
     Terms { dialect: app.config.wire.dialect(), base: &app.base, secured: app.authenticator.requires_token() }
 }
 
-async fn in_progress(app: &App, page: i32, job: &Job) -> Result<Response, ApiError> {
+/// Before a client is told of files it is written down that it is.
+async fn note_told(
+    app: &App,
+    by: &Requester,
+    job: &Job,
+    status: StatusCode,
+    page: i32,
+    told: &Manifest,
+) -> Result<(), ApiError> {
+    let detail = json!({ "page": page, "files": told.files, "resources": told.resources });
+    let entry = Entry { detail, ..Entry::about_job(Kind::Manifest, by, job.id, status.as_u16()) };
+    entry.write(&app.pool).await?;
+    Ok(())
+}
+
+async fn in_progress(app: &App, by: &Requester, page: i32, job: &Job) -> Result<Response, ApiError> {
     let text = match app.config.wire.progress() {
         Progress::Percent => percent_text(app, job).await?,
         Progress::Hapi => hapi_text(job),
     };
     let headers = [(RETRY_AFTER, retry_after(job.age).as_secs().to_string()), (PROGRESS, text)];
     Ok(match partial_manifest(app, page, job).await? {
-        Some(manifest) => (StatusCode::ACCEPTED, headers, [(CONTENT_TYPE, JSON)], manifest.to_string()).into_response(),
+        Some(manifest) => {
+            note_told(app, by, job, StatusCode::ACCEPTED, page, &manifest).await?;
+            (StatusCode::ACCEPTED, headers, [(CONTENT_TYPE, JSON)], manifest.json.to_string()).into_response()
+        }
         None => (StatusCode::ACCEPTED, headers, [(CONTENT_LENGTH, "0")]).into_response(),
     })
 }
 
 /// The files that are ready, where the client wants to know of them before all are (rule C11); none if there is nothing
 /// new.
-async fn partial_manifest(app: &App, page: i32, job: &Job) -> Result<Option<Value>, ApiError> {
+async fn partial_manifest(app: &App, page: i32, job: &Job) -> Result<Option<Manifest>, ApiError> {
     if !job.request.partial_manifests || job.state != JobState::Running {
         return Ok(None);
     }
@@ -279,19 +310,21 @@ fn http_date(at: Option<OffsetDateTime>) -> String {
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
+    address: Address,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let asked = asked(&parameters::of_query(query.as_deref())?)?;
     let job = find(&app, &caller, &asked).await?;
+    let by = requester(&caller, address);
     let is_finished = matches!(job.state, JobState::Completed | JobState::Failed);
-    if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files).await? {
+    if !is_finished && job::cancel(&app.pool, job.id, app.config.retention.files, Some(&by)).await? {
         app.useless.notify_one();
         tracing::info!(job.id = %job.id, "cancelled by its owner");
         return Ok(done(format!("Job instance {} successfully cancelled.", job.id)));
     }
     match app.config.wire.delete_completed() {
         DeleteCompleted::Purge => {
-            job::discard(&app.pool, job.id).await?;
+            job::discard(&app.pool, job.id, &by).await?;
             app.useless.notify_one();
             tracing::info!(job.id = %job.id, "discarded by its owner");
             Ok(done(format!("Job instance {} and its files are removed.", job.id)))

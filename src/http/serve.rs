@@ -1,11 +1,14 @@
 //! Accepts connections: a bounded number, none for ever. hyper itself has no limit on a client that stalls.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::server::graceful::Watcher;
@@ -17,7 +20,10 @@ use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tower::util::MapRequest;
 
+use super::address::Peer;
 use crate::config;
 use crate::shutdown::Shutdown;
 
@@ -40,10 +46,11 @@ pub(crate) async fn serve(
             accepted = accept(&listener, &places) => accepted,
             () = shutdown.soft.cancelled() => break,
         };
-        let Some((stream, place)) = accepted else { continue };
+        let Some((stream, peer, place)) = accepted else { continue };
         let Ok(stream) = prepare(stream, config.stall_timeout) else { continue };
         let connection = Connection {
             router: router.clone(),
+            peer,
             header_timeout: config.header_timeout,
             watcher: connections.watcher(),
         };
@@ -67,6 +74,7 @@ pub(crate) async fn serve(
 /// What a connection is served with.
 struct Connection {
     router: Router,
+    peer: SocketAddr,
     header_timeout: Duration,
     watcher: Watcher,
 }
@@ -95,20 +103,31 @@ impl Connection {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(note_peer(self.router, self.peer)));
         // An error here is a client that went away or was too slow: nothing to be done.
         let _ = self.watcher.watch(connection).await;
     }
 }
 
+/// Notes in each request from whose connection it is.
+fn note_peer(
+    router: Router,
+    peer: SocketAddr,
+) -> MapRequest<Router, impl FnMut(Request<Incoming>) -> Request<Incoming> + Clone> {
+    router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer.ip()));
+        request
+    })
+}
+
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     // Never closed, so this always gives one.
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, peer)) => Some((stream, peer, place)),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(ACCEPT_AGAIN).await;

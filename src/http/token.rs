@@ -118,7 +118,10 @@ impl TokenError {
 impl From<Denied> for TokenError {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Client(reason) => Self { status: StatusCode::UNAUTHORIZED, ..Self::bad("invalid_client", reason) },
+            Denied::Client(reason) => {
+                tracing::info!(reason, "refused a client");
+                Self { status: StatusCode::UNAUTHORIZED, ..Self::bad("invalid_client", reason) }
+            }
             Denied::Scope(reason) => Self::bad("invalid_scope", reason),
             Denied::Trouble(error) => {
                 tracing::error!(%error, "cannot issue an access token");

@@ -17,6 +17,7 @@ pub(super) struct Claims {
     sub: Option<String>,
     user_id: Option<String>,
     user_type: Option<String>,
+    azp: Option<String>,
     realm_access: Option<RealmAccess>,
 }
 
@@ -38,6 +39,7 @@ impl Claims {
         let has = |wanted: &[&str]| roles.iter().any(|role| wanted.contains(&role.as_str()));
         Ok(Principal {
             owner,
+            client: self.azp.filter(|client| !client.contains(char::is_control)),
             may_export: has(&["$bulk-export"]),
             may_read_files: has(&["Binary.read", "Binary.*"]),
             types: TypeGrant::of(searchable(&roles)),

@@ -66,6 +66,9 @@ fn understood(scopes: &str) -> impl Iterator<Item = Scope> {
 
 impl Scope {
     fn parse(text: &str) -> Result<Self, String> {
+        if !text.bytes().all(is_letter) {
+            return Err("a scope has visible ASCII characters only, but no quote and no backslash".to_owned());
+        }
         let rest = text.strip_prefix("system/").ok_or("only scopes that begin with system/ are granted")?;
         let (what, query) = match rest.split_once('?') {
             Some((what, query)) => (what, Some(query)),
@@ -96,6 +99,11 @@ fn of_type(name: &str, query: Option<&str>) -> Result<TypeGrant, String> {
         }
     };
     Ok(TypeGrant::Only([(resource_type, extent)].into()))
+}
+
+/// What a scope is written with (RFC 6749, section 3.3).
+fn is_letter(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'"' && byte != b'\\'
 }
 
 /// Whether they let read and search, and whether they are written as in SMART 1 (rule I18).
@@ -171,6 +179,8 @@ mod tests {
             ("system/Patient.rs?_count=1", ""),
             ("user/*.rs user/Patient.read patient/*.rs patient/Patient.rs launch/patient", ""),
             ("system/Patient.rs\tsystem/Group.rs", ""),
+            ("system/Patient.rs?name=Søren", ""),
+            ("system/Patient.rs?name=\"", ""),
         ] {
             assert_eq!(meaning(list), expected, "{list}");
         }
@@ -224,6 +234,7 @@ mod tests {
             ("system/Patient.rs?nonsense=1", "nonsense"),
             ("system/Binary.rs", "never exported"),
             ("", "system/"),
+            ("system/Patient.rs system/Group.rs", "ASCII"),
         ] {
             let said = registered(&scopes(&["system/Group.rs", scope])).unwrap_err();
             assert!(said.contains(problem), "{scope}: {said}");

@@ -19,7 +19,7 @@ use super::keys::KeySet;
 use super::{Error, token};
 
 /// The advisory lock of who makes a key.
-const MAKING: i64 = 0x0066_6869_7200_0005;
+const MAKING: i64 = 0x0066_6869_7200_0006;
 /// For so long the public keys are not asked for again …
 const KEPT: Duration = Duration::from_secs(60);
 /// … but for a token that names one which is not among them, so often at most.

@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
-use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder, Row};
 use time::OffsetDateTime;
 
 use super::associated::{About, Owner};
-use super::cohort::Access;
+use super::cohort::{Access, push_targets};
 use super::narrow;
 use crate::database::code;
 use crate::fhir::resource_type::ResourceType;
@@ -16,6 +17,8 @@ use crate::search::Narrowed;
 
 /// A body of more bytes than this is read in pieces of so many, so that memory is bounded whatever its size.
 pub(super) const PIECE: i32 = 1 << 20;
+/// Where a version mentions more Patients than this, so many come at once.
+const PATIENTS: i32 = 10_000;
 
 /// What an export asks of every type.
 #[derive(Debug, Clone, Copy)]
@@ -57,12 +60,15 @@ pub(crate) struct Slice {
 
 impl Slice {
     /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
-    /// with which to read it in [`pieces`](Slice::pieces). In no particular order: an order would cost a sort, and no
-    /// client may rely on one.
+    /// with which to read it in [`pieces`](Slice::pieces); and the Patients it is about, as one text, which are read with the
+    /// key where it is long, too. In no particular order: an order would cost a sort, and no client may rely on one.
     pub(crate) fn bodies(&self) -> QueryBuilder<Postgres> {
         let mut query = QueryBuilder::new("-- resource.read.bodies\nselect case when octet_length(body) <= ");
         query.push_bind(PIECE).push(" then body end, case when octet_length(body) > ");
-        query.push_bind(PIECE).push(" then key end");
+        query.push_bind(PIECE).push(" then key end, case when octet_length(body) <= ");
+        query.push_bind(PIECE).push(" then array_to_string(");
+        push_patients(&mut query, self.resource_type, self.window.at);
+        query.push(", ' ') end");
         self.push_rows(&mut query, false);
         query
     }
@@ -91,9 +97,33 @@ impl Slice {
         .fetch(connection)
     }
 
-    /// Selects the ids of the resources in this slice that were deleted in the window, as the first column.
+    /// Reads the Patients that a version is about, a text of many after the other: of a Group there may be a million.
+    pub(crate) async fn patients(
+        &self,
+        connection: &mut PgConnection,
+        key: i64,
+        mut each: impl FnMut(&str),
+    ) -> Result<(), sqlx::Error> {
+        let mut query = QueryBuilder::new("-- resource.read.patients\nselect array_to_string(ids[start : start + ");
+        query.push_bind(PATIENTS).push(" - 1], ' ') from (select ");
+        push_patients(&mut query, self.resource_type, self.window.at);
+        query.push(" as ids from resource where resource_type = ").push_bind(self.resource_type.as_str());
+        query.push(" and key = ").push_bind(key).push(" offset 0) as version, ");
+        query.push("generate_series(1, cardinality(ids), ").push_bind(PATIENTS).push(") as start");
+        let mut rows = query.build().persistent(false).fetch(connection);
+        while let Some(row) = rows.try_next().await? {
+            each(row.try_get(0)?);
+        }
+        Ok(())
+    }
+
+    /// Selects the resources in this slice that were deleted in the window: id, key, and the Patients that the version
+    /// before was about, as one text, or null where they are many.
     pub(crate) fn deletions(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id");
+        let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id, key, ");
+        query.push("case when cardinality(mentions) <= ").push_bind(PATIENTS).push(" then array_to_string(");
+        push_patients(&mut query, self.resource_type, self.window.at);
+        query.push(", ' ') end");
         self.push_rows(&mut query, true);
         query
     }
@@ -114,6 +144,17 @@ impl Slice {
                 }
             }
         }
+    }
+}
+
+/// The ids of the Patients that the row under way is about: all that it mentions, and of a Provenance those to whom
+/// belongs what it is about, at this instant (rule H10).
+pub(super) fn push_patients(query: &mut QueryBuilder<Postgres>, resource_type: ResourceType, at: OffsetDateTime) {
+    query.push("resource.mentions");
+    if resource_type == ResourceType::PROVENANCE {
+        query.push(" || array(select unnest(version.patients) from ");
+        push_targets(query, at);
+        query.push(")");
     }
 }
 

@@ -19,6 +19,7 @@ mod complete;
 mod conditional;
 mod cors;
 mod dialects;
+mod disclosures;
 mod download;
 mod downloads_at_once;
 mod drain;
