@@ -3,7 +3,6 @@
 
 mod layers;
 mod network;
-mod secret;
 mod size;
 
 use std::collections::BTreeSet;
@@ -17,8 +16,8 @@ use url::Url;
 use crate::fhir::compartment;
 use crate::fhir::resource_type::ResourceType;
 use crate::identity::{ClientConfig, IssuerConfig};
+use crate::secret::{self, Secret};
 pub use network::Network;
-pub use secret::Secret;
 pub use size::ByteSize;
 
 /// Why the configuration cannot be used.
@@ -320,8 +319,9 @@ impl Config {
 
     /// Files with secrets that every user of the machine can read. Not refused: a volume of Kubernetes is so by itself.
     pub(crate) fn exposed_files(&self) -> impl Iterator<Item = &Path> {
-        let files = [self.database.url.file(), self.http.tls.key.as_deref()];
-        files.into_iter().flatten().filter(|file| secret::is_readable_by_all(file))
+        let own = [self.database.url.file(), self.http.tls.key.as_deref()];
+        let of_issuers = self.auth.issuers.iter().map(|issuer| issuer.client_secret()?.file());
+        own.into_iter().chain(of_issuers).flatten().filter(|file| secret::is_readable_by_all(file))
     }
 
     fn validate(&self) -> Result<(), Error> {

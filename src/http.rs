@@ -8,6 +8,8 @@ mod conditional;
 mod cors;
 mod denied;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod idempotency;
 mod kick_off;
 mod limit;

@@ -18,6 +18,8 @@ mod client;
 mod config;
 mod ehealth;
 mod fetch;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod grant;
 mod introspection;
 mod key_cache;

@@ -10,7 +10,7 @@
 //! Which module may use which; a test holds the source to it:
 //!
 //! ```text
-//! command   → server, export, erasure, binary, ledger, resource, database, telemetry, config, fhir
+//! command   → server, export, erasure, binary, ledger, resource, database, telemetry, config, fhir, secret
 //! server    → http, export, reaper, resource, ledger, database, identity, shutdown, config, fhir
 //! http      → export, search, binary, ledger, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, identity, config
@@ -20,13 +20,14 @@
 //! search    → fhir, json
 //! binary    → ledger, identity, database, fhir
 //! ledger    → identity, fhir
-//! identity  → search, fhir
+//! identity  → search, fhir, secret
 //! database  → config
 //! telemetry → config
-//! config    → identity, fhir
+//! config    → identity, fhir, secret
+//! fuzz      → http, export, search, resource, identity, fhir, json
 //! ```
 //!
-//! `fhir`, `json` and `shutdown` are leaves. The configuration has the settings of issuers and clients from `identity`, which knows nothing of it.
+//! `fhir`, `json`, `secret` and `shutdown` are leaves. The configuration has the settings of issuers and clients from `identity`, which knows nothing of it.
 
 mod binary;
 pub mod command;
@@ -35,6 +36,8 @@ pub mod database;
 mod erasure;
 mod export;
 pub mod fhir;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod http;
 mod identity;
 mod json;
@@ -42,6 +45,7 @@ mod ledger;
 mod reaper;
 pub mod resource;
 mod search;
+pub mod secret;
 mod server;
 mod shutdown;
 mod telemetry;

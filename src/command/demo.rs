@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::config::{AuthMode, Config, Secret};
+use crate::config::{AuthMode, Config};
 use crate::database::{Database, LocalChoice, migrate};
 use crate::resource::load;
+use crate::secret::Secret;
 use crate::server::{Server, tell};
 
 pub(super) async fn run(mut config: Config, local: &LocalChoice, sample: PathBuf) -> Result<ExitCode, Failure> {

@@ -206,7 +206,10 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_printed() {
-        let config = with(&[("DATABASE_URL", "postgres://u:hunter2@h/d")]).unwrap();
+        let issuers = "[{ issuer = 'https://i.example', audience = [], introspection = \
+            { url = 'https://i.example/i', client_id = 'c', client_secret = 'hunter2' } }]";
+        let variables = [("DATABASE_URL", "postgres://u:hunter2@h/d"), ("BULK_EXPORT__AUTH__ISSUERS", issuers)];
+        let config = with(&variables).unwrap();
         assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
     }
 

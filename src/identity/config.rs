@@ -9,6 +9,7 @@ use url::{Host, Url};
 
 use super::introspection::IntrospectionConfig;
 use super::{Error, configuration};
+use crate::secret::Secret;
 
 /// The longest name of a client.
 const MAX_NAME: usize = 255;
@@ -36,6 +37,13 @@ pub(crate) struct IssuerConfig {
     /// The signature algorithms accepted.
     #[serde(default = "SigningAlgorithm::all")]
     pub(crate) algorithms: Vec<SigningAlgorithm>,
+}
+
+impl IssuerConfig {
+    /// By which the issuer knows this server, if it is asked about tokens.
+    pub(crate) fn client_secret(&self) -> Option<&Secret> {
+        self.introspection.as_ref().map(|introspection| &introspection.client_secret)
+    }
 }
 
 fn default_user_types() -> Vec<String> {

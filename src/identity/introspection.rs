@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use reqwest::Client;
 use reqwest::header::ACCEPT;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -20,6 +19,7 @@ use url::form_urlencoded::byte_serialize;
 use super::config::IssuerConfig;
 use super::fetch::{self, FetchError};
 use super::{Error, config, token};
+use crate::secret::Secret;
 
 /// How long a good answer is remembered, unless the token ends sooner …
 const GOOD: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub(crate) struct IntrospectionConfig {
     pub(super) url: String,
     /// Who asks.
     pub(super) client_id: String,
-    pub(super) client_secret: SecretString,
+    pub(super) client_secret: Secret,
 }
 
 /// The claims of a token that is good.
@@ -72,7 +72,7 @@ enum NoAnswer {
 impl IntrospectionConfig {
     /// Refuses what cannot be meant.
     pub(super) fn check(&self) -> Result<Url, &'static str> {
-        if self.client_id.is_empty() || self.client_secret.expose_secret().is_empty() {
+        if self.client_id.is_empty() || self.client_secret.expose().is_empty() {
             return Err("client_id and client_secret are needed");
         }
         config::safe_url(&self.url)
@@ -81,7 +81,7 @@ impl IntrospectionConfig {
     /// For HTTP's Basic authentication, both encoded as in a form (RFC 6749, section 2.3.1).
     fn credentials(&self) -> (String, String) {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect();
-        (encoded(&self.client_id), encoded(self.client_secret.expose_secret()))
+        (encoded(&self.client_id), encoded(self.client_secret.expose()))
     }
 }
 
@@ -245,7 +245,7 @@ mod tests {
         let config = IntrospectionConfig {
             url: "https://id.example/introspect".to_owned(),
             client_id: "a:b".to_owned(),
-            client_secret: "p%s w".to_owned().into(),
+            client_secret: "p%s w".into(),
         };
         assert_eq!(config.credentials(), ("a%3Ab".to_owned(), "p%25s+w".to_owned()));
         assert!(!format!("{config:?}").contains("p%s"));

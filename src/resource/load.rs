@@ -4,6 +4,8 @@
 //! the batches before it that hold one of its resources, so that changes to a resource keep their order.
 
 mod bundle;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod progress;
 mod source;
 

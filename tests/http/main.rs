@@ -29,6 +29,7 @@ mod erase;
 mod fair_turns;
 mod faults;
 mod file_size;
+mod fuzzed_routes;
 mod governor;
 mod group_level;
 mod history;

@@ -1,4 +1,4 @@
-//! What nobody but the server is to know: written in the configuration, or in a file of its own.
+//! A secret of the configuration: written there, or in a file of its own. Nothing else holds one that is configured.
 
 use std::fmt;
 use std::fs::File;
@@ -25,8 +25,15 @@ impl Secret {
     }
 
     /// The file it is from.
-    pub(super) fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), file: None }
     }
 }
 
@@ -65,7 +72,7 @@ fn read(file: &Path) -> Result<SecretString, String> {
 }
 
 /// Whether every user of the machine can read this file. One that is not there is for others to complain of.
-pub(super) fn is_readable_by_all(file: &Path) -> bool {
+pub(crate) fn is_readable_by_all(file: &Path) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
