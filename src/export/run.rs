@@ -168,7 +168,7 @@ async fn read_resources(
 ) -> Result<(), Stopped> {
     let type_name = slice.resource_type.as_str();
     let mut long = Vec::new();
-    let mut query = slice.bodies();
+    let mut query = slice.bodies_and_patients();
     let mut rows = query.build().persistent(false).fetch(&mut *reader);
     while let Some(row) = rows.try_next().await? {
         let body = row.try_get_raw(0)?;

@@ -157,6 +157,11 @@ impl Access {
         if matches!(self, Self::ByPatient(_)) { self } else { Self::Everything }
     }
 
+    /// Whether it is that of some patients.
+    pub(super) fn is_of_some(self) -> bool {
+        matches!(self, Self::Scan(_) | Self::ByPatient(_))
+    }
+
     /// Whether nobody is asked for.
     pub(crate) fn is_empty(self) -> bool {
         matches!(self, Self::ByPatient(Frozen { count: 0, .. }))

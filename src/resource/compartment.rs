@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::associated::{About, Owner};
 use super::cohort::{self, Access, Cohort, of_patient, push_keys_of_patient, push_targets};
-use super::read::{PIECE, Window, push_conditions, push_patients};
+use super::read::{PIECE, Window, push_conditions};
 use super::sample::ALL_KEYS;
 use crate::fhir::resource_type::ResourceType;
 
@@ -49,7 +49,7 @@ impl Compartments {
 
     /// Selects the resources, patient after patient, type after type, the Patient itself first: key and id of the
     /// patient, place of the type, the body, or, where that is long, null and a row for each of its pieces: length of
-    /// the whole, where the piece begins, its bytes; and the Patients it is about as one text, of a piece its share of them.
+    /// the whole, where the piece begins, its bytes; and the Patients it mentions as one text, of a piece its share of them.
     ///
     /// It is a lookup in the index on `patients` for each patient and type, so nothing is sorted but the patients.
     /// Postgres does not promise that what it looks up comes in their order: the reader checks it. A materialized list
@@ -61,8 +61,8 @@ impl Compartments {
         query.push(") as patient order by patient.key, patient.id collate \"C\") ");
         query.push("select patient.key, patient.id, place, case when octet_length(body) <= ").push_bind(PIECE);
         query.push(" then body end, piece.length, piece.start, piece.bytes, ");
-        query.push("array_to_string(case when piece.share is null then patients else ");
-        query.push("patients[piece.number * piece.share + 1 : (piece.number + 1) * piece.share] end, ' ') ");
+        query.push("array_to_string(case when piece.share is null then mentions else ");
+        query.push("mentions[piece.number * piece.share + 1 : (piece.number + 1) * piece.share] end, ' ') ");
         query.push("from patient cross join lateral (");
         for (place, resource_type) in (0_i32..).zip(&self.types) {
             query.push(if place == 0 { "" } else { " union all " });
@@ -72,7 +72,7 @@ impl Compartments {
         query.push("substring(whole.bytes from start for ").push_bind(PIECE).push(") as bytes, ");
         query.push("(start - 1) / ").push_bind(PIECE).push(" as number, ");
         // So many that all pieces together have them all.
-        query.push("cardinality(patients) / ((octet_length(whole.bytes) - 1) / ").push_bind(PIECE);
+        query.push("cardinality(mentions) / ((octet_length(whole.bytes) - 1) / ").push_bind(PIECE);
         query.push(" + 1) + 1 as share from ");
         // It is taken out of its storage once; `offset 0` keeps Postgres from doing that again for every piece.
         query.push("(select convert_to(body, 'UTF8') as bytes where octet_length(body) > ").push_bind(PIECE);
@@ -84,9 +84,7 @@ impl Compartments {
     /// One type of the patient of the row under way: all that the index has, whatever else is asked, so that Postgres
     /// has no choice to get wrong.
     fn push_rows_of_patient(&self, query: &mut QueryBuilder<Postgres>, place: i32, resource_type: ResourceType) {
-        query.push("(select ").push_bind(place).push(" as place, body, ");
-        push_patients(query, resource_type, self.window.at);
-        query.push(" as patients from ");
+        query.push("(select ").push_bind(place).push(" as place, body, mentions from ");
         if resource_type == ResourceType::PROVENANCE {
             query.push("(select distinct found.key as of from (");
             push_keys_of_patient(query, resource_type, self.window.at);

@@ -60,14 +60,22 @@ pub(crate) struct Slice {
 
 impl Slice {
     /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
-    /// with which to read it in [`pieces`](Slice::pieces); and the Patients it is about, as one text, which are read with the
-    /// key where it is long, too. In no particular order: an order would cost a sort, and no client may rely on one.
+    /// with which to read it in [`pieces`](Slice::pieces). In no particular order: an order would cost a sort, and no
+    /// client may rely on one.
     pub(crate) fn bodies(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.bodies\nselect case when octet_length(body) <= ");
-        query.push_bind(PIECE).push(" then body end, case when octet_length(body) > ");
-        query.push_bind(PIECE).push(" then key end, case when octet_length(body) <= ");
-        query.push_bind(PIECE).push(" then array_to_string(");
-        push_patients(&mut query, self.resource_type, self.window.at);
+        let mut query = QueryBuilder::new("-- resource.read.bodies\nselect ");
+        push_body(&mut query);
+        self.push_rows(&mut query, false);
+        query
+    }
+
+    /// The same, and as the third column the Patients each is about, as one text; where the body is long they are read with
+    /// the key, too.
+    pub(crate) fn bodies_and_patients(&self) -> QueryBuilder<Postgres> {
+        let mut query = QueryBuilder::new("-- resource.read.bodies_and_patients\nselect ");
+        push_body(&mut query);
+        query.push(", case when octet_length(body) <= ").push_bind(PIECE).push(" then array_to_string(");
+        self.push_patients(&mut query);
         query.push(", ' ') end");
         self.push_rows(&mut query, false);
         query
@@ -106,7 +114,7 @@ impl Slice {
     ) -> Result<(), sqlx::Error> {
         let mut query = QueryBuilder::new("-- resource.read.patients\nselect array_to_string(ids[start : start + ");
         query.push_bind(PATIENTS).push(" - 1], ' ') from (select ");
-        push_patients(&mut query, self.resource_type, self.window.at);
+        self.push_patients(&mut query);
         query.push(" as ids from resource where resource_type = ").push_bind(self.resource_type.as_str());
         query.push(" and key = ").push_bind(key).push(" offset 0) as version, ");
         query.push("generate_series(1, cardinality(ids), ").push_bind(PATIENTS).push(") as start");
@@ -122,10 +130,22 @@ impl Slice {
     pub(crate) fn deletions(&self) -> QueryBuilder<Postgres> {
         let mut query = QueryBuilder::new("-- resource.read.deletions\nselect id, key, ");
         query.push("case when cardinality(mentions) <= ").push_bind(PATIENTS).push(" then array_to_string(");
-        push_patients(&mut query, self.resource_type, self.window.at);
+        self.push_patients(&mut query);
         query.push(", ' ') end");
         self.push_rows(&mut query, true);
         query
+    }
+
+    /// The ids of the Patients that the row under way is about: all that it mentions. A Provenance in an export of some
+    /// patients may mention nobody, and comes for the sake of those to whom belongs what it is about (rule H10): they count,
+    /// too. Elsewhere they are not looked up: it would make the export of Provenances ten times as expensive.
+    fn push_patients(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push("resource.mentions");
+        if self.resource_type == ResourceType::PROVENANCE && self.access.is_of_some() {
+            query.push(" || array(select unnest(version.patients) from ");
+            push_targets(query, self.window.at);
+            query.push(")");
+        }
     }
 
     fn push_rows(&self, query: &mut QueryBuilder<Postgres>, deleted: bool) {
@@ -147,15 +167,10 @@ impl Slice {
     }
 }
 
-/// The ids of the Patients that the row under way is about: all that it mentions, and of a Provenance those to whom
-/// belongs what it is about, at this instant (rule H10).
-pub(super) fn push_patients(query: &mut QueryBuilder<Postgres>, resource_type: ResourceType, at: OffsetDateTime) {
-    query.push("resource.mentions");
-    if resource_type == ResourceType::PROVENANCE {
-        query.push(" || array(select unnest(version.patients) from ");
-        push_targets(query, at);
-        query.push(")");
-    }
+/// The body, or where it is long null and the key.
+fn push_body(query: &mut QueryBuilder<Postgres>) {
+    query.push("case when octet_length(body) <= ").push_bind(PIECE);
+    query.push(" then body end, case when octet_length(body) > ").push_bind(PIECE).push(" then key end");
 }
 
 /// A piece of a long body.
