@@ -361,3 +361,32 @@ async fn what_is_foreign_and_what_never_was_look_the_same() {
         assert_eq!(answers[0], answers[1], "{method} {route}");
     }
 }
+
+// D9, F15: nor from how long it takes. By hand, on a quiet machine: cargo test --release --test http -- --ignored takes_as_long
+#[tokio::test]
+#[ignore = "it measures time"]
+async fn what_is_foreign_takes_as_long_as_what_never_was() {
+    let scene = Scene::set().await;
+    let export = Export::of(&scene.owner()).await;
+    let bob = format!("Bearer {}", scene.issuer.ehealth_token("bob", &ROLES));
+    let (job, file) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().simple().to_string());
+    for route in ["/fhir/$export-poll-status", "/fhir/Binary/{id}"] {
+        let foreign = export.path(route);
+        let unknown = foreign.replace(export.job.id(), &job).replace(&export.file, &file);
+        let mut times = [Vec::new(), Vec::new()];
+        for n in 0..4_000 {
+            let path = if n % 2 == 0 { &foreign } else { &unknown };
+            let started = std::time::Instant::now();
+            let response = scene.request("GET", path, Some(&bob)).send().await.unwrap();
+            assert_eq!(response.status(), 404);
+            response.bytes().await.unwrap();
+            times[n % 2].push(started.elapsed().as_secs_f64());
+        }
+        let [foreign, unknown] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        });
+        println!("{route}: foreign {:.0} µs, unknown {:.0} µs", foreign * 1e6, unknown * 1e6);
+        assert!((0.95..1.05).contains(&(foreign / unknown)), "{route}");
+    }
+}
