@@ -9,6 +9,8 @@ pub(crate) mod volume;
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -59,10 +61,10 @@ pub(crate) struct Binary {
     pub(crate) created_at: OffsetDateTime,
     /// Who may read it: issuer and subject of who started the export.
     pub(crate) subject: String,
-    /// The types whose resources it tells of: reading it takes the right to each.
-    pub(crate) about: Vec<String>,
-    /// What the rights of who started the export were limited to: queries.
-    pub(crate) limits: Vec<String>,
+    /// Resources of one type, and nothing else.
+    pub(crate) is_of_one_type: bool,
+    /// What was asked for, as it is stored with the job.
+    pub(crate) request: Json<Value>,
     /// The client's own name for the export.
     pub(crate) export_id: Option<String>,
 }
@@ -90,14 +92,7 @@ pub(crate) async fn find_for(pool: &PgPool, id: &str, owner: &Owner) -> Result<O
         r#"-- binary.find_for
         select file.id, file.job_id as job, coalesce(number, 0) as "volume!: Volume", resource_type, bytes, deflated_bytes, crc32, sha256, created_at,
             owner_subject as subject, request ->> 'export_id' as export_id,
-            case
-                when kind = 'outcome' then '{}'
-                -- Deletions of all types share their files, and so do the resources of a patient.
-                when kind = 'deleted' or (request -> 'by_patient')::boolean
-                    then array(select jsonb_array_elements_text(request -> 'types'))
-                else array[resource_type]
-            end as "about!",
-            array(select jsonb_array_elements_text(request -> 'filters' -> 'granted')) as "limits!"
+            kind = 'output' as "is_of_one_type!", request as "request: Json<Value>"
         from binary_file as file
             join export_job as job on job.id = file.job_id
             left join binary_volume as volume on volume.job_id = file.job_id

@@ -356,6 +356,18 @@ impl Config {
             "auth.mode is \"token\", but there is neither [[auth.issuers]] nor [[auth.clients]]",
         );
         refuse(
+            self.auth.mode == AuthMode::None && !(self.auth.issuers.is_empty() && self.auth.clients.is_empty()),
+            "auth.mode is \"none\", so anybody could export everything, yet there are [[auth.issuers]] or \
+             [[auth.clients]]: set auth.mode = \"token\"",
+        );
+        refuse(
+            self.auth.mode == AuthMode::None
+                && !self.http.trusted_proxies.is_empty()
+                && !self.auth.allow_anonymous_on_any_address,
+            "auth.mode is \"none\" and there are http.trusted_proxies, through which anybody could export everything: set \
+             auth.mode = \"token\", or auth.allow_anonymous_on_any_address = true if that is meant",
+        );
+        refuse(
             self.auth.mode == AuthMode::None
                 && !self.http.listen.ip().is_loopback()
                 && !self.auth.allow_anonymous_on_any_address,

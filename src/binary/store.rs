@@ -10,6 +10,14 @@ use super::{Binary, Kind, Place, Unwritten, Volume};
 use crate::database::interval;
 use crate::ledger::file::{self, DisclosedFile};
 
+/// What the server has to say, as an OperationOutcome.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) line: String,
+    /// The Patients whose data it tells of, if any, with a blank between each two.
+    pub(crate) patients: String,
+}
+
 /// Writes the files of one part, one after the other.
 pub(crate) struct Files {
     place: Place,
@@ -45,15 +53,14 @@ impl Files {
     pub(crate) async fn write_outcomes(
         &mut self,
         transaction: &mut PgConnection,
-        lines: &[String],
+        lines: &[Outcome],
     ) -> Result<(), Unwritten> {
         const OUTCOME: &str = "OperationOutcome";
         self.place.kind = Kind::Outcome;
         let (mut sink, mut chunks, compressor) = pipeline(FileSize::ONE);
         let feed = async move {
-            for line in lines {
-                // It tells of what was asked, not of anybody's data.
-                sink.push(line.as_bytes(), "", OUTCOME).await?;
+            for Outcome { line, patients } in lines {
+                sink.push(line.as_bytes(), patients, OUTCOME).await?;
             }
             sink.end_file(OUTCOME).await
         };

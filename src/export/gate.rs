@@ -4,6 +4,7 @@
 use super::found::Known;
 use super::sink::Stopped;
 use super::unreadable::Unreadable;
+use crate::binary::store::Outcome;
 use crate::fhir::resource_type::ResourceType;
 use crate::resource::body::Subset;
 use crate::search::{Context, Filter, Judgement};
@@ -39,14 +40,18 @@ impl<'a> Gate<'a> {
     }
 
     /// Whether a resource comes out; none if that depends on what is not known yet. [`learn`](Gate::learn) asks for it.
-    pub(super) fn judge(&mut self, asked: &Asked, body: &[u8]) -> Result<Option<bool>, Stopped> {
+    pub(super) fn judge(&mut self, asked: &Asked, body: &[u8], patients: &str) -> Result<Option<bool>, Stopped> {
         let Some(filter) = &asked.filter else { return Ok(Some(true)) };
         let body = str::from_utf8(body).map_err(|error| sqlx::Error::Decode(error.into()))?;
         let is_admitted = match filter.judge(body, &self.context, &|lookup| self.known.get(lookup)) {
             Judgement::Admitted => true,
             Judgement::LeftOut => false,
             Judgement::Unreadable(reason) => {
-                self.unreadable.note(body, &reason);
+                self.unreadable.note(body, patients, &reason);
+                false
+            }
+            Judgement::Untold => {
+                self.unreadable.count();
                 false
             }
             Judgement::Depends(lookups) => {
@@ -59,9 +64,9 @@ impl<'a> Gate<'a> {
     }
 
     /// Whether a resource comes out, whatever has to be asked for that: one that depends on very much says so bit by bit.
-    pub(super) async fn admits(&mut self, asked: &Asked, body: &[u8]) -> Result<bool, Stopped> {
+    pub(super) async fn admits(&mut self, asked: &Asked, body: &[u8], patients: &str) -> Result<bool, Stopped> {
         loop {
-            match self.judge(asked, body)? {
+            match self.judge(asked, body, patients)? {
                 Some(is_admitted) => return Ok(is_admitted),
                 None => self.learn().await?,
             }
@@ -89,7 +94,7 @@ impl<'a> Gate<'a> {
     }
 
     /// What there is to say in the outcome file, a line each.
-    pub(super) fn into_remarks(self) -> Vec<String> {
+    pub(super) fn into_remarks(self) -> Vec<Outcome> {
         self.unreadable.into_remarks()
     }
 }

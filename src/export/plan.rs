@@ -336,7 +336,7 @@ impl Planning {
         ordinal: i32,
         remarks: &[String],
     ) -> Result<(), Error> {
-        let lines: Vec<String> = remarks.iter().map(|text| remark(IssueType::NotSupported, text.clone())).collect();
+        let lines: Vec<_> = remarks.iter().map(|text| remark(IssueType::NotSupported, text.clone())).collect();
         let resources = i64::try_from(lines.len()).unwrap_or(i64::MAX);
         sqlx::query!(
             "-- export.plan.outcome

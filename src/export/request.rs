@@ -140,10 +140,47 @@ impl ExportRequest {
         Window { at, since: None, until: self.until, history: None }
     }
 
-    /// A type that the caller has no right to any more, or less than was exported (rule I5).
+    /// The types of which the right to a part is not enough. Whoever gets what belongs to the members of a Group learns who
+    /// they are (rule B15); whoever names Patients learns whether they are there; and a chain tells of what it leads through.
+    pub(super) fn needs_all_of(&self) -> BTreeSet<ResourceType> {
+        let mut types = self.filters.searched_by_client();
+        types.extend(match self.level {
+            Level::Group(_) => Some(ResourceType::GROUP),
+            Level::Patient(_) => Some(ResourceType::PATIENT),
+            Level::System | Level::Patients => None,
+        });
+        types.extend((!self.patients.is_empty()).then_some(ResourceType::PATIENT));
+        types
+    }
+
+    /// A type to which the caller has no right any more, or less than the export took (rule I5).
     pub(crate) fn not_covered_by(&self, granted: &TypeGrant) -> Option<ResourceType> {
-        let is_covered = |exported: &ResourceType| granted.covers(*exported, &self.filters.limits(*exported));
-        self.types.iter().chain(&self.referenced).copied().find(|exported| !is_covered(exported))
+        self.not_covered(self.types.iter().chain(&self.referenced).copied(), granted)
+    }
+
+    /// The same of one of its files, which holds resources of this type. Deletions of all types share their files, and so do
+    /// the resources of a patient; what the server has to say may tell of any.
+    pub(crate) fn file_not_covered_by(
+        &self,
+        is_of_one_type: bool,
+        resource_type: &str,
+        granted: &TypeGrant,
+    ) -> Option<ResourceType> {
+        match ResourceType::parse(resource_type).filter(|_| is_of_one_type && !self.by_patient) {
+            Some(of) => self.not_covered([of].into_iter(), granted),
+            None => self.not_covered_by(granted),
+        }
+    }
+
+    fn not_covered(
+        &self,
+        mut exported: impl Iterator<Item = ResourceType>,
+        granted: &TypeGrant,
+    ) -> Option<ResourceType> {
+        // Of limits that this version does not understand it cannot say that they are kept.
+        let limits = |of| if self.filters.are_beyond_us() { Vec::new() } else { self.filters.limits(of) };
+        let less = exported.find(|of| !granted.covers(*of, &limits(*of)));
+        less.or_else(|| self.needs_all_of().into_iter().find(|of| !granted.allows_all(*of)))
     }
 
     /// Whether an export of it may hold anything of a patient, of whom there are resources of these types, all about them
@@ -159,6 +196,11 @@ impl ExportRequest {
     /// Whether it reads resources of any of these types, also to find others by them.
     pub(crate) fn reads_any(&self, types: &BTreeSet<ResourceType>) -> bool {
         [&self.types, &self.referenced, &self.searched()].into_iter().any(|read| !read.is_disjoint(types))
+    }
+
+    /// Whether the caller's rights to some type are limited by a query.
+    pub(crate) fn is_limited(&self) -> bool {
+        !self.filters.granted.is_empty()
     }
 
     /// The types of which deletions are told: of what is deleted nothing is left that limits could be compared with.

@@ -25,7 +25,7 @@ use super::waiting::Waiting;
 use super::worker::Workers;
 use crate::binary::Unwritten;
 use crate::binary::ndjson::pipeline;
-use crate::binary::store::Files;
+use crate::binary::store::{Files, Outcome};
 use crate::fhir::outcome::IssueType;
 use crate::resource::read::{Piece, Slice};
 use crate::search::Context;
@@ -130,7 +130,7 @@ async fn next<T>(batches: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
 }
 
 /// What the client is told when its limit could not be kept: to leave resources out would be worse (rule G13).
-fn too_long(lease: &Lease, resources: i64) -> String {
+fn too_long(lease: &Lease, resources: i64) -> Outcome {
     let text = format!(
         "_maximumFileSize: {resources} resources among {} are longer than {} bytes; each is alone in its file.",
         lease.resource_types.join(", "),

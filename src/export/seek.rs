@@ -81,12 +81,12 @@ impl Seeker<'_> {
 
     async fn read(&mut self, reader: &mut PgConnection, slice: &Slice) -> Result<(), Stopped> {
         let mut long = Vec::new();
-        let mut query = slice.bodies();
+        let mut query = slice.bodies_and_patients();
         let mut rows = query.build().persistent(false).fetch(&mut *reader);
         while let Some(row) = rows.try_next().await? {
             match row.try_get(0)? {
                 Some(body) => {
-                    self.look_at(slice, body).await?;
+                    self.look_at(slice, body, row.try_get(2)?).await?;
                     self.paced.read(body.len()).await;
                 }
                 None => long.push(row.try_get(1)?),
@@ -96,13 +96,16 @@ impl Seeker<'_> {
         for key in long {
             let body = read_whole(reader, slice, key, &mut self.paced).await?;
             let body = str::from_utf8(&body).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            self.look_at(slice, body).await?;
+            let mut patients = String::new();
+            slice.patients(reader, key, |some| patients.extend([some, " "])).await?;
+            self.look_at(slice, body, &patients).await?;
         }
         Ok(())
     }
 
-    async fn look_at(&mut self, slice: &Slice, body: &str) -> Result<(), Stopped> {
+    async fn look_at(&mut self, slice: &Slice, body: &str, patients: &str) -> Result<(), Stopped> {
         let mut unreadable = None;
+        let mut is_untold = false;
         for (number, search) in (0_i32..).zip(&self.searches) {
             if search.resource_type() != slice.resource_type {
                 continue;
@@ -115,11 +118,14 @@ impl Seeker<'_> {
                     self.finds.pass_on_if_much().await?;
                 }
                 // It is told once, whatever reads it.
-                Err(reason) => unreadable = unreadable.or(Some(reason)),
+                Err(reason) if self.lease.filters.is_by_client(search) => unreadable = unreadable.or(Some(reason)),
+                Err(_) => is_untold = true,
             }
         }
-        if let Some(reason) = unreadable {
-            self.unreadable.note(body, &reason);
+        match unreadable {
+            Some(reason) => self.unreadable.note(body, patients, &reason),
+            None if is_untold => self.unreadable.count(),
+            None => {}
         }
         self.lease.examined.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -56,7 +56,7 @@ impl Sink<'_> {
         asked: &Arc<Asked>,
         resource_type: &'static str,
     ) -> Result<(), Stopped> {
-        match self.gate.judge(asked, &body)? {
+        match self.gate.judge(asked, &body, &patients)? {
             Some(true) if self.waiting.is_empty() => self.put_out(&body, &patients, asked, resource_type).await,
             Some(false) => {
                 self.leave_out();
@@ -77,7 +77,7 @@ impl Sink<'_> {
         }
         self.gate.learn().await?;
         for Resource { body, patients, asked, resource_type, is_admitted } in self.waiting.take() {
-            if is_admitted || self.gate.admits(&asked, &body).await? {
+            if is_admitted || self.gate.admits(&asked, &body, &patients).await? {
                 self.put_out(&body, &patients, &asked, resource_type).await?;
             } else {
                 self.leave_out();

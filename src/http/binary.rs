@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use httpdate::HttpDate;
+use serde::Deserialize;
 
 use super::App;
 use super::address::Address;
@@ -24,11 +25,10 @@ use super::parameters;
 use super::response::fhir_json;
 use crate::binary::download::{Download, Representation};
 use crate::binary::{Binary, find_for, hexadecimal};
+use crate::export::request::ExportRequest;
 use crate::fhir::outcome::IssueType;
-use crate::fhir::resource_type::ResourceType;
 use crate::identity::Principal;
 use crate::ledger::{Requester, Sending};
-use crate::search::Query;
 
 /// GET and HEAD.
 pub(super) async fn read(
@@ -69,7 +69,7 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     // Whether there is anything for this caller comes before what of it is wanted (RFC 9110, 13.2.1).
     let binary = find_for(&app.pool, id, &caller.owner).await?.ok_or_else(unknown)?;
-    check_types(caller, &binary)?;
+    check_rights(caller, &binary)?;
     let parameters = parameters::of_query(request.uri.query())?;
     let format = parameters.iter().find(|parameter| parameter.name == "_format");
     let format = format.map(|format| format.value.as_str());
@@ -165,18 +165,14 @@ fn not_modified(method: &Method, length: u64, validators: HeaderMap) -> Response
 }
 
 /// The rights of the token of this call count, not those of the kick-off (rule I5).
-fn check_types(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
-    // Limits that this version does not understand are none that it could vouch for: then the whole is needed.
-    let limits: Vec<Query> = binary.limits.iter().filter_map(|text| Query::parse(text).ok()).collect();
-    let may_read = |name: &String| {
-        ResourceType::parse(name).is_some_and(|found| {
-            let limits: Vec<_> = limits.iter().filter(|limit| limit.resource_type() == found).collect();
-            caller.types.covers(found, &limits)
-        })
-    };
-    match binary.about.iter().find(|name| !may_read(name)) {
+fn check_rights(caller: &Principal, binary: &Binary) -> Result<(), ApiError> {
+    let request = ExportRequest::deserialize(&binary.request.0).map_err(|error| {
+        tracing::error!(job.id = %binary.job, %error, "the request of an export cannot be read");
+        ApiError::unavailable("The file cannot be had from this server at the moment. Try again later.")
+    })?;
+    match request.file_not_covered_by(binary.is_of_one_type, &binary.resource_type, &caller.types) {
         None => Ok(()),
-        Some(name) => Err(ApiError::no_more(name)),
+        Some(lost) => Err(ApiError::no_more(lost)),
     }
 }
 

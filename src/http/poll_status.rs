@@ -284,6 +284,10 @@ async fn percent_text(app: &App, job: &Job) -> Result<String, ApiError> {
         return Ok("0% - waiting to start".to_owned());
     }
     let progress = progress(&app.pool, job.id).await?;
+    if job.request.is_limited() {
+        // How many resources were read is more than the caller may know.
+        return Ok(format!("{}%", progress.percent()));
+    }
     Ok(format!("{}% - {} of about {} resources", progress.percent(), progress.examined, progress.expected))
 }
 

@@ -60,17 +60,9 @@ pub(crate) struct Slice {
 
 impl Slice {
     /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
-    /// with which to read it in [`pieces`](Slice::pieces). In no particular order: an order would cost a sort, and no
+    /// with which to read it in [`pieces`](Slice::pieces); and as the third column the Patients each is about, as one text,
+    /// which where the body is long are read with the key, too. In no particular order: an order would cost a sort, and no
     /// client may rely on one.
-    pub(crate) fn bodies(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.bodies\nselect ");
-        push_body(&mut query);
-        self.push_rows(&mut query, false);
-        query
-    }
-
-    /// The same, and as the third column the Patients each is about, as one text; where the body is long they are read with
-    /// the key, too.
     pub(crate) fn bodies_and_patients(&self) -> QueryBuilder<Postgres> {
         let mut query = QueryBuilder::new("-- resource.read.bodies_and_patients\nselect ");
         push_body(&mut query);

@@ -59,6 +59,8 @@ pub(crate) struct Filter {
     resource_type: ResourceType,
     /// Of each of these, one must match.
     groups: Vec<Vec<Query>>,
+    /// And, if there are any, of these, which limit the caller's rights.
+    granted: Vec<Query>,
     narrowed: Narrowed,
     /// All searches of the export: the number of one is its place.
     searches: Vec<Search>,
@@ -98,6 +100,8 @@ pub(crate) enum Judgement {
     Depends(Vec<Lookup>),
     /// The resource has something where the filter looks that cannot be read: which parameter, and why.
     Unreadable(String),
+    /// The same, where what limits the caller's rights looks: not even that there is such a resource is for the caller.
+    Untold,
 }
 
 impl Filters {
@@ -106,12 +110,12 @@ impl Filters {
         self.is_beyond_us
     }
 
-    /// What is too much of them, if anything: for every resource all of it may be asked.
+    /// What is too much of what the client asks, if anything: for every resource all of it may be asked.
     pub(crate) fn excess(&self) -> Option<String> {
-        if self.all().map(Query::values).sum::<usize>() > MAX_VALUES {
+        if self.by_client().map(Query::values).sum::<usize>() > MAX_VALUES {
             return Some(format!("all queries together may have {MAX_VALUES} values at most"));
         }
-        if self.all().flat_map(Query::searches).count() > MAX_SEARCHES {
+        if self.by_client().flat_map(Query::searches).count() > MAX_SEARCHES {
             return Some(format!("all queries together may search {MAX_SEARCHES} types for chains and _has at most"));
         }
         None
@@ -146,14 +150,19 @@ impl Filters {
         };
         let (queries, granted) = (of(&self.queries), of(&self.granted));
         let narrowed = Narrowed::by(&queries).and(Narrowed::by(&granted));
-        let groups: Vec<_> =
-            [queries, of(&self.post_fetch), granted].into_iter().filter(|group| !group.is_empty()).collect();
-        (!groups.is_empty()).then(|| Filter { resource_type, groups, narrowed, searches: self.searches() })
+        let groups: Vec<_> = [queries, of(&self.post_fetch)].into_iter().filter(|group| !group.is_empty()).collect();
+        let asks = !groups.is_empty() || !granted.is_empty();
+        asks.then(|| Filter { resource_type, groups, granted, narrowed, searches: self.searches() })
     }
 
     /// What the client asks to know of other resources, besides.
     pub(crate) fn searched_by_client(&self) -> BTreeSet<ResourceType> {
         self.by_client().flat_map(Query::searches).map(Search::resource_type).collect()
+    }
+
+    /// Whether the client asks for it, not only what its rights are limited to.
+    pub(crate) fn is_by_client(&self, search: &Search) -> bool {
+        self.by_client().flat_map(Query::searches).any(|asked| asked == search)
     }
 
     /// What the caller's rights to this type were limited to; nothing: not limited.
@@ -176,10 +185,12 @@ impl Filter {
         let Self { resource_type, searches, .. } = self;
         let subject = Subject { resource_type: *resource_type, resource: &Object::of(body), context, searches, found };
         let any = |queries: &Vec<Query>| Truth::any(queries.iter().map(|query| query.holds(&subject)));
-        match Truth::all(self.groups.iter().map(any)) {
+        let is_granted = if self.granted.is_empty() { Truth::Yes } else { any(&self.granted) };
+        match Truth::all(self.groups.iter().map(any).chain([is_granted.clone()])) {
             Truth::Yes => Judgement::Admitted,
             Truth::No => Judgement::LeftOut,
             Truth::Depends(lookups) => Judgement::Depends(lookups),
+            Truth::Unreadable(_) if is_granted != Truth::Yes => Judgement::Untold,
             Truth::Unreadable(reason) => Judgement::Unreadable(reason),
         }
     }

@@ -235,6 +235,13 @@ async fn without_tokens_it_serves_the_own_machine_only() {
     }
     let said = refuses_to_start(&database, &[("http.listen", "127.0.0.1:0"), ("auth.mode", "token")]).await;
     assert!(said.contains("auth.issuers"), "{said}");
+    // Settings that have no effect but with tokens show that the mode was forgotten.
+    let clients = r#"[{ id = "c", jwks = '{"keys":[]}', scopes = ["system/*.rs"] }]"#;
+    let issuers = r#"[{ issuer = "https://id.example.org", audience = ["fhir"] }]"#;
+    for forgotten in [("auth.clients", clients), ("auth.issuers", issuers), ("http.trusted_proxies", r#"["10.0.0.1"]"#)] {
+        let said = refuses_to_start(&database, &[("http.listen", "127.0.0.1:0"), forgotten]).await;
+        assert!(said.contains("auth.mode"), "{said}");
+    }
     let meant = [("http.listen", "0.0.0.0:0"), ("auth.allow_anonymous_on_any_address", "true")];
     let server = Server::start_with(&database, &meant).await;
     server.anybody().kick_off("").await.completed().await;

@@ -362,7 +362,7 @@ impl<'a> Reader<'a> {
             self.request.by_patient = false;
             self.unsupported(
                 "organizeOutputBy: Patient does not go with both includeAssociatedData and filters of other types than \
-                 Provenance."
+                 Provenance, nor with rights to such types that are limited by a query."
                     .to_owned(),
             );
         }
@@ -450,13 +450,9 @@ impl<'a> Reader<'a> {
             return Err(Refused::Invalid(self.issues));
         }
         let mut needed = &self.request.types | &self.request.referenced;
-        // Whoever gets what belongs to the members of a Group learns who they are (rule B15), and a chain tells of what it
-        // leads through: for both the right to a part of the type is not enough.
-        let group = matches!(self.request.level, Level::Group(_)).then_some(ResourceType::GROUP);
         needed.extend(self.request.filters.types());
         let mut forbidden: BTreeSet<_> = needed.into_iter().filter(|needed| !granted.allows(*needed)).collect();
-        let whole = self.request.filters.searched_by_client().into_iter().chain(group);
-        forbidden.extend(whole.filter(|needed| !granted.allows_all(*needed)));
+        forbidden.extend(self.request.needs_all_of().into_iter().filter(|needed| !granted.allows_all(*needed)));
         if forbidden.is_empty() { Ok(self.request) } else { Err(Refused::Forbidden(forbidden.into_iter().collect())) }
     }
 
