@@ -68,7 +68,8 @@ pub fn type_filter(data: &[u8]) {
     let (queries, members) = text.split_once('\n').unwrap_or((text, ""));
     let queries: Vec<Query> = listed(queries).into_iter().filter_map(|query| Query::parse(query).ok()).collect();
     let Some(resource_type) = queries.first().map(Query::resource_type) else { return };
-    let filters = Filters { queries, ..Filters::default() };
+    let mut filters = Filters::default();
+    filters.queries = queries;
     let stored = serde_json::to_string(&filters).expect("it can be stored");
     assert!(!stored.contains("\\u0000"), "Postgres takes no NUL");
     assert_eq!(serde_json::from_str::<Filters>(&stored).expect("and read again"), filters);
