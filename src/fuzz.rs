@@ -51,7 +51,7 @@ fn request(level: Level, parameters: &[Parameter], lenient: bool) {
             assert!(!(request.types.is_empty() && request.referenced.is_empty()), "nothing is asked for");
             assert!(request.remarks.len() <= 102);
             let stored = serde_json::to_string(&request).expect("it can be stored");
-            assert!(!stored.contains("\\u0000"), "Postgres takes no NUL");
+            assert!(!has_nul(&stored), "Postgres takes no NUL");
             assert_eq!(serde_json::from_str::<ExportRequest>(&stored).expect("and read again"), request);
         }
         Err(Refused::Invalid(issues)) => {
@@ -68,9 +68,10 @@ pub fn type_filter(data: &[u8]) {
     let (queries, members) = text.split_once('\n').unwrap_or((text, ""));
     let queries: Vec<Query> = listed(queries).into_iter().filter_map(|query| Query::parse(query).ok()).collect();
     let Some(resource_type) = queries.first().map(Query::resource_type) else { return };
-    let filters = Filters { queries, ..Filters::default() };
+    let mut filters = Filters::default();
+    filters.queries = queries;
     let stored = serde_json::to_string(&filters).expect("it can be stored");
-    assert!(!stored.contains("\\u0000"), "Postgres takes no NUL");
+    assert!(!has_nul(&stored), "Postgres takes no NUL");
     assert_eq!(serde_json::from_str::<Filters>(&stored).expect("and read again"), filters);
     if filters.excess().is_some() {
         return;
@@ -132,6 +133,11 @@ pub fn references(data: &[u8]) {
     let length = usize::from(first) + 1;
     let whole = found_in(&mut std::iter::once(minified.as_bytes()));
     assert_eq!(found_in(&mut minified.as_bytes().chunks(length)), whole, "cut every {length} bytes");
+}
+
+/// Written as an escape, and not as what follows an escaped backslash.
+fn has_nul(json: &str) -> bool {
+    json.replace(r"\\", "").contains(r"\u0000")
 }
 
 fn text_after_a_byte(data: &[u8]) -> Option<(u8, &str)> {
