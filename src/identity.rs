@@ -24,6 +24,7 @@ mod grant;
 mod introspection;
 mod key_cache;
 mod keys;
+mod known;
 mod replay;
 mod scope;
 mod signing;
@@ -47,6 +48,7 @@ use config::Profile;
 use introspection::Introspection;
 use key_cache::{KeyCache, Pace};
 use keys::KeySet;
+use known::Known;
 use source::Source;
 use token::{Acceptance, Unverified};
 
@@ -127,10 +129,11 @@ impl TypeGrant {
         self.allows(resource_type) && self.limits(resource_type).is_empty()
     }
 
-    /// Whether what came out under these limits of this type, none for the whole, may be handed to the caller (rule I5).
+    /// Whether what came out under these limits of this type, none for the whole, may be handed to the caller (rule I5):
+    /// whoever may have more now may have that, too.
     pub(crate) fn covers(&self, resource_type: ResourceType, limits: &[&Query]) -> bool {
         let now = self.limits(resource_type);
-        let is_within = !limits.is_empty() && limits.iter().all(|limit| now.contains(limit));
+        let is_within = !limits.is_empty() && grant::are_within(limits, now);
         self.allows(resource_type) && (now.is_empty() || is_within)
     }
 }
@@ -213,6 +216,7 @@ struct Trusted {
     acceptance: Acceptance,
     keys: KeyCache,
     introspection: Option<Introspection>,
+    known: Known,
 }
 
 impl Authenticator {
@@ -321,7 +325,7 @@ impl Trusted {
             }
             None => None,
         };
-        Ok(Self { acceptance, config, keys, introspection })
+        Ok(Self { acceptance, config, keys, introspection, known: Known::default() })
     }
 
     async fn authenticate(&self, token: &Unverified<'_>) -> Result<Principal, Error> {
@@ -334,7 +338,7 @@ impl Trusted {
             }
             Profile::Smart => {
                 let claims: smart::Claims = self.acceptance.verify(token, algorithm, &key)?;
-                claims.into_principal()
+                claims.into_principal(&self.known)
             }
         }
     }
@@ -347,7 +351,7 @@ impl Trusted {
         claims.insert("iss".to_owned(), Value::from(self.config.issuer.as_str()));
         match self.config.profile {
             Profile::Ehealth => read::<ehealth::Claims>(claims)?.into_principal(&self.config.user_types),
-            Profile::Smart => read::<smart::Claims>(claims)?.into_principal(),
+            Profile::Smart => read::<smart::Claims>(claims)?.into_principal(&self.known),
         }
     }
 }
@@ -410,6 +414,8 @@ mod tests {
     fn a_limited_right_covers_what_was_exported_within_it() {
         let query = |text| Query::parse(text).unwrap();
         let (final_ones, amended) = (query("Observation?status=final"), query("Observation?status=amended"));
+        let final_labs = query("Observation?category=lab&status=final");
+        let lab_finals = query("Observation?status=final&category=lab");
         let observation = ResourceType::parse("Observation").unwrap();
         let grant = |queries: &[&Query]| {
             let extent = Extent::Matching(queries.iter().copied().cloned().collect());
@@ -421,6 +427,11 @@ mod tests {
             (&whole, vec![&final_ones], true),
             (&TypeGrant::All, vec![], true),
             (&grant(&[&final_ones]), vec![&final_ones], true),
+            (&grant(&[&final_ones]), vec![&final_labs], true),
+            (&grant(&[&final_ones]), vec![&final_labs, &final_ones], true),
+            (&grant(&[&lab_finals]), vec![&final_labs], true),
+            (&grant(&[&final_labs]), vec![&final_ones], false),
+            (&grant(&[&amended]), vec![&final_labs], false),
             (&grant(&[&final_ones, &amended]), vec![&final_ones], true),
             (&grant(&[&final_ones]), vec![&final_ones, &amended], false),
             (&grant(&[&final_ones]), vec![], false),

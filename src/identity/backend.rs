@@ -64,7 +64,7 @@ pub(crate) enum Denied {
     /// It is not who it says, as far as it can show.
     Client(&'static str),
     /// It may not have that.
-    Scope(&'static str),
+    Scope(String),
     /// Not its fault.
     Trouble(NotSigned),
 }
@@ -108,15 +108,17 @@ impl Backend {
         if !is_new.map_err(NotSigned::from)? {
             return Err(Denied::Client("an assertion with this jti was used before"));
         }
-        let granted = client.may_have(scope::granted(wish.scope));
+        scope::refuse_too_long(wish.scope).map_err(Denied::Scope)?;
+        let granted = client.may_have(wish.scope);
         if granted.is_nothing() {
             return Err(Denied::Scope(
-                "the client may have nothing of this; scopes are written as system/Patient.rs or system/*.read",
+                "the client may have nothing of this; scopes are written as system/Patient.rs or system/*.read"
+                    .to_owned(),
             ));
         }
         let scope = scope::written(&granted, wish.scope);
-        if scope.len() > MAX_SCOPES {
-            return Err(Denied::Scope("the scopes granted are too long for a token; ask for fewer"));
+        if scope.len() > MAX_SCOPES || scope::refuse_too_long(&scope).is_err() {
+            return Err(Denied::Scope("the scopes granted are too many for a token; ask for fewer".to_owned()));
         }
         let access_token = self.issue(&client.id, &scope).await?;
         tracing::info!("issued an access token");
@@ -148,7 +150,7 @@ impl Backend {
         let claims: Returned = self.acceptance.verify(token, algorithm, &key)?;
         let client = self.clients.get(&claims.client_id).ok_or(token::invalid("its client is not registered"))?;
         let owner = Owner { issuer: self.endpoints.issuer.clone(), subject: client.id.clone() };
-        Ok(Principal::granted(owner, client.may_have(scope::granted(&claims.scope))))
+        Ok(Principal::granted(owner, client.may_have(&claims.scope)))
     }
 
     /// The `iss` of its tokens.

@@ -1,11 +1,12 @@
 //! A registered client: its keys, and what it may have at most.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::config::{ClientConfig, KeySource};
 use super::grant::parameters;
 use super::key_cache::{KeyCache, Pace};
 use super::keys::KeySet;
+use super::known::Known;
 use super::source::Source;
 use super::{Error, Extent, TypeGrant, configuration, scope};
 use crate::fhir::resource_type::ResourceType;
@@ -17,6 +18,7 @@ pub(super) struct Client {
     /// Where its keys are, if it registered a URL.
     pub(super) jwks_url: Option<String>,
     scopes: TypeGrant,
+    known: Known,
 }
 
 /// All of them, by id. Reads key files, but asks nothing of the network.
@@ -38,12 +40,12 @@ impl Client {
         // As it was written: a client that names it repeats it so (rule I12).
         let jwks_url = matches!(source, KeySource::Jwks(_)).then(|| config.jwks.clone());
         let keys = KeyCache::new(config.name(), Source::new(source, KeySet::of_client)?, Pace::OF_CLIENTS)?;
-        Ok(Self { id: config.id.clone(), keys, jwks_url, scopes })
+        Ok(Self { id: config.id.clone(), keys, jwks_url, scopes, known: Known::default() })
     }
 
-    /// What it gets of what it asks for (rule I17).
-    pub(super) fn may_have(&self, asked: TypeGrant) -> TypeGrant {
-        self.askable(asked).and(&self.scopes)
+    /// What it gets of the scopes that it asks for (rule I17).
+    pub(super) fn may_have(&self, asked: &str) -> TypeGrant {
+        self.known.grant(asked, |asked| self.askable(scope::granted(asked)).and(&self.scopes))
     }
 
     /// Without queries that would tell of what it may not have: by a chain, whether an Observation is of a patient with
@@ -53,18 +55,19 @@ impl Client {
         types.retain(|resource_type, extent| match extent {
             Extent::Whole => true,
             Extent::Matching(queries) => {
-                queries.retain(|query| parameters(query).iter().all(|asked| self.may_ask(*resource_type, asked)));
+                let registered: BTreeSet<_> = self.scopes.limits(*resource_type).iter().flat_map(parameters).collect();
+                let may_ask = |asked: &String| registered.contains(asked) || self.sees_all_of(*resource_type, asked);
+                queries.retain(|query| parameters(query).iter().all(may_ask));
                 !queries.is_empty()
             }
         });
         TypeGrant::Only(types)
     }
 
-    fn may_ask(&self, resource_type: ResourceType, parameter: &String) -> bool {
-        let is_registered = |query: &Query| parameters(query).contains(parameter);
+    /// Whether it may have all that is searched for a parameter.
+    fn sees_all_of(&self, resource_type: ResourceType, parameter: &str) -> bool {
         let sees_all = |query: Query| query.searches().all(|search| self.scopes.allows_all(search.resource_type()));
-        self.scopes.limits(resource_type).iter().any(is_registered)
-            || Query::parse(&format!("{resource_type}?{parameter}")).is_ok_and(sees_all)
+        Query::parse(&format!("{resource_type}?{parameter}")).is_ok_and(sees_all)
     }
 }
 
@@ -90,10 +93,10 @@ mod tests {
             (&[chain], chain),
         ] {
             let client = Client::new(&config("a", scopes)).unwrap();
-            let granted = client.may_have(scope::granted(chain));
+            let granted = client.may_have(chain);
             assert_eq!(scope::written(&granted, chain), expected, "{scopes:?}");
             // As when the token comes back.
-            assert_eq!(client.may_have(granted.clone()), granted);
+            assert_eq!(client.may_have(expected), granted);
         }
     }
 

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use super::known::Known;
 use super::token::{Unverified, bearer, is_jwt, may_be_opaque};
 use super::{TypeGrant, ehealth, scope, smart};
 use crate::fhir::resource_type::ResourceType;
@@ -26,7 +27,7 @@ pub fn token(data: &[u8]) {
         assert!(!principal.owner.subject.is_empty() && !principal.owner.subject.contains(char::is_control));
     }
     if let Ok(claims) = serde_json::from_slice::<smart::Claims>(claims)
-        && let Ok(principal) = claims.into_principal()
+        && let Ok(principal) = claims.into_principal(&Known::default())
     {
         assert!(!principal.owner.subject.is_empty() && !principal.owner.subject.contains(char::is_control));
     }

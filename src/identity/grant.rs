@@ -1,29 +1,31 @@
-//! Grants reckoned with: what two permit together, and what both permit (rules I17, I20).
+//! Grants reckoned with: what several permit together, and what both of two permit (rules I17, I20).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Extent, TypeGrant};
+use crate::fhir::resource_type::ResourceType;
 use crate::search::Query;
 
-/// What two lists of queries have in common is at most so many; of a type of which it is more, nothing is granted.
-const MAX_QUERIES: usize = 400;
+/// Of a type so many queries can be granted, as an export has no more; where they are more, nothing of the type is.
+pub(super) const MAX_QUERIES: usize = 100;
 
 impl TypeGrant {
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Self::Only(types) if types.is_empty())
     }
 
-    /// What either permits.
-    pub(super) fn or(self, other: Self) -> Self {
-        let (Self::Only(mut types), Self::Only(others)) = (self, other) else { return Self::All };
-        for (resource_type, extent) in others {
-            let joined = match types.remove(&resource_type) {
-                Some(own) => own.or(extent),
-                None => extent,
-            };
-            types.insert(resource_type, joined);
+    /// What any of these permits.
+    pub(super) fn any(grants: impl IntoIterator<Item = Self>) -> Self {
+        let mut collected: BTreeMap<ResourceType, Vec<Extent>> = BTreeMap::new();
+        for grant in grants {
+            let Self::Only(types) = grant else { return Self::All };
+            for (resource_type, extent) in types {
+                collected.entry(resource_type).or_default().push(extent);
+            }
         }
-        Self::Only(types)
+        let any =
+            collected.into_iter().filter_map(|(resource_type, extents)| Some((resource_type, Extent::any(extents)?)));
+        Self::Only(any.collect())
     }
 
     /// What both permit.
@@ -43,52 +45,68 @@ impl TypeGrant {
 }
 
 impl Extent {
-    fn or(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Matching(queries), Self::Matching(others)) => {
-                Self::Matching(widest(queries.into_iter().chain(others)))
-            }
-            _ => Self::Whole,
+    /// Nothing, if it cannot be held.
+    fn any(extents: Vec<Self>) -> Option<Self> {
+        let mut all = Vec::new();
+        for extent in extents {
+            let Self::Matching(queries) = extent else { return Some(Self::Whole) };
+            all.extend(queries);
         }
+        (all.len() <= MAX_QUERIES).then(|| Self::Matching(widest(all)))
     }
 
-    /// Nothing, if what both permit cannot be said.
+    /// Nothing, if what both permit cannot be held.
     fn and(&self, other: &Self) -> Option<Self> {
         let (queries, others) = match (self, other) {
             (Self::Whole, extent) | (extent, Self::Whole) => return Some(extent.clone()),
             (Self::Matching(queries), Self::Matching(others)) => (queries, others),
         };
-        if queries.len() * others.len() > MAX_QUERIES {
+        // What is within the other side is in both as it is; only of the rest each meets each.
+        let (within, rest) = parted(queries, others);
+        let (others_within, others_rest) = parted(others, queries);
+        if rest.len() * others_rest.len() > MAX_QUERIES {
             return None;
         }
-        let both = widest(queries.iter().flat_map(|query| others.iter().filter_map(|other| joined(query, other))));
-        (!both.is_empty()).then_some(Self::Matching(both))
+        let met = rest.iter().flat_map(|query| others_rest.iter().filter_map(|other| joined(query, other)));
+        let both = widest(within.into_iter().chain(others_within).cloned().chain(met).collect());
+        (1..=MAX_QUERIES).contains(&both.len()).then_some(Self::Matching(both))
     }
 }
 
 /// The parameters of a query as they are written, all of which must hold.
-pub(super) fn parameters(query: &Query) -> Vec<String> {
+pub(super) fn parameters(query: &Query) -> BTreeSet<String> {
     let text = String::from(query.clone());
     let (_, parameters) = text.split_once('?').unwrap_or_default();
-    parameters.split('&').map(str::to_owned).collect()
+    parameters.split('&').filter(|parameter| !parameter.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether each of these asks for all that one of those asks for, so that nothing matches it that does not match that one.
+pub(super) fn are_within(queries: &[&Query], wider: &[Query]) -> bool {
+    let wider: Vec<_> = wider.iter().map(parameters).collect();
+    queries.iter().all(|query| is_within(&parameters(query), &wider))
+}
+
+fn is_within(asked: &BTreeSet<String>, wider: &[BTreeSet<String>]) -> bool {
+    wider.iter().any(|wider| wider.is_subset(asked))
+}
+
+/// Those that are within the others, and the rest.
+fn parted<'a>(queries: &'a [Query], others: &[Query]) -> (Vec<&'a Query>, Vec<&'a Query>) {
+    let others: Vec<_> = others.iter().map(parameters).collect();
+    queries.iter().partition(|query| is_within(&parameters(query), &others))
 }
 
 /// What matches both; none if that is more than one query can ask.
 fn joined(query: &Query, other: &Query) -> Option<Query> {
-    let mut all = parameters(query);
-    let further: Vec<_> = parameters(other).into_iter().filter(|parameter| !all.contains(parameter)).collect();
-    if further.is_empty() {
-        return Some(query.clone());
-    }
-    all.extend(further);
+    let all: Vec<_> = parameters(query).union(&parameters(other)).cloned().collect();
     Query::parse(&format!("{}?{}", query.resource_type(), all.join("&"))).ok()
 }
 
 /// Without those that ask for all that another asks for, and more.
-fn widest(queries: impl Iterator<Item = Query>) -> Vec<Query> {
+fn widest(queries: Vec<Query>) -> Vec<Query> {
     let mut kept: Vec<(BTreeSet<String>, Query)> = Vec::new();
     for query in queries {
-        let asked = BTreeSet::from_iter(parameters(&query));
+        let asked = parameters(&query);
         if kept.iter().any(|(wider, _)| wider.is_subset(&asked)) {
             continue;
         }

@@ -3,14 +3,16 @@
 //!
 //! Only `system/` scopes grant anything here: `user/` and `patient/` ones are about somebody who is not there (rule I22).
 
-use super::grant::parameters;
+use std::collections::{BTreeSet, HashMap};
+
+use super::grant::{MAX_QUERIES, parameters};
 use super::{Extent, TypeGrant};
 use crate::fhir::outcome::shown;
 use crate::fhir::resource_type::ResourceType;
 use crate::search::{Query, Wrong};
 
 /// Of a list only so many scopes are looked at: more than there are types.
-const MAX_SCOPES: usize = 300;
+pub(super) const MAX_SCOPES: usize = 300;
 
 /// One scope that is understood.
 struct Scope {
@@ -26,25 +28,46 @@ pub(super) fn registered(scopes: &[String]) -> Result<TypeGrant, String> {
     if scopes.is_empty() || scopes.len() > MAX_SCOPES {
         return Err(format!("1 to {MAX_SCOPES} scopes are needed"));
     }
-    let mut granted = TypeGrant::of([]);
+    refuse_too_many(scopes.iter().map(String::as_str))?;
+    let mut granted = Vec::with_capacity(scopes.len());
     for text in scopes {
         let scope = Scope::parse(text).map_err(|problem| format!("{}: {problem}", shown(text)))?;
         if !(scope.may_read && scope.may_search) {
             return Err(format!("{}: an export takes the rights r and s, as in system/Patient.rs", shown(text)));
         }
-        granted = granted.or(scope.what);
+        granted.push(scope.what);
     }
-    Ok(granted)
+    Ok(TypeGrant::any(granted))
+}
+
+/// Refuses a list of scopes that is longer than what is looked at.
+pub(super) fn refuse_too_long(scopes: &str) -> Result<(), String> {
+    if scopes.split(' ').count() > MAX_SCOPES {
+        return Err(format!("these are more than {MAX_SCOPES} scopes"));
+    }
+    refuse_too_many(scopes.split(' '))
+}
+
+/// Refuses more conditions for a type than can be held.
+fn refuse_too_many<'a>(scopes: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut conditions: HashMap<&str, usize> = HashMap::new();
+    for (what, _) in scopes.filter_map(|scope| scope.split_once('?')) {
+        let of_type = conditions.entry(what.split('.').next().unwrap_or_default()).or_default();
+        *of_type += 1;
+        if *of_type > MAX_QUERIES {
+            return Err(format!("a type may have {MAX_QUERIES} scopes with conditions at most"));
+        }
+    }
+    Ok(())
 }
 
 /// What a list of scopes grants: what may be read and searched (rule I19). What is not understood grants nothing.
 pub(super) fn granted(scopes: &str) -> TypeGrant {
-    let scopes: Vec<_> = understood(scopes).collect();
-    let all = |has: fn(&Scope) -> bool| {
-        let permitted = scopes.iter().filter(|scope| has(scope)).map(|scope| scope.what.clone());
-        permitted.fold(TypeGrant::of([]), TypeGrant::or)
-    };
-    all(|scope| scope.may_read).and(&all(|scope| scope.may_search))
+    let (both, one): (Vec<_>, Vec<_>) = understood(scopes).partition(|scope| scope.may_read && scope.may_search);
+    let any =
+        |has: fn(&Scope) -> bool| TypeGrant::any(one.iter().filter(|scope| has(scope)).map(|scope| scope.what.clone()));
+    let read_and_searched = any(|scope| scope.may_read).and(&any(|scope| scope.may_search));
+    TypeGrant::any(both.into_iter().map(|scope| scope.what).chain([read_and_searched]))
 }
 
 /// A grant as scopes, in the version of those that were asked for (rule I16).
@@ -54,7 +77,8 @@ pub(super) fn written(grant: &TypeGrant, asked: &str) -> String {
     let of_type = |(resource_type, extent): (&ResourceType, &Extent)| match extent {
         Extent::Whole => vec![format!("system/{resource_type}.{whole}")],
         Extent::Matching(queries) => {
-            queries.iter().map(|query| format!("system/{resource_type}.rs?{}", parameters(query).join("&"))).collect()
+            let written = |query| Vec::from_iter(parameters(query)).join("&");
+            queries.iter().map(|query| format!("system/{resource_type}.rs?{}", written(query))).collect()
         }
     };
     types.iter().flat_map(of_type).collect::<Vec<_>>().join(" ")
@@ -94,7 +118,10 @@ fn of_type(name: &str, query: Option<&str>) -> Result<TypeGrant, String> {
     let extent = match query {
         None => Extent::Whole,
         Some(query) => {
-            let query = Query::parse(&format!("{resource_type}?{query}"));
+            // In one order, so that what means the same is the same.
+            let parameters: BTreeSet<_> = query.split('&').filter(|parameter| !parameter.is_empty()).collect();
+            let parameters = Vec::from_iter(parameters).join("&");
+            let query = Query::parse(&format!("{resource_type}?{parameters}"));
             Extent::Matching(vec![query.map_err(|(Wrong::Unsupported(reason) | Wrong::TooMuch(reason))| reason)?])
         }
     };
@@ -199,18 +226,42 @@ mod tests {
             (
                 "system/Patient.rs?gender=male",
                 "system/Patient.rs?active=true",
-                "system/Patient.rs?gender=male&active=true",
+                "system/Patient.rs?active=true&gender=male",
             ),
             (
                 "system/Patient.rs?gender=male&active=true",
                 "system/Patient.rs?active=true system/Patient.rs?gender=female",
-                "system/Patient.rs?gender=male&active=true",
+                "system/Patient.rs?active=true&gender=male",
             ),
             ("system/Group.rs", "system/Patient.rs", ""),
         ] {
             let both = granted(asked).and(&granted(registered_for));
             assert_eq!(written(&both, asked), expected, "{asked}, {registered_for}");
         }
+    }
+
+    fn with_conditions(n: usize) -> String {
+        (0..n).map(|n| format!("system/Patient.rs?_id=a{n}")).collect::<Vec<_>>().join(" ")
+    }
+
+    // I17, I20: many conditions meet themselves, and fewer meet many
+    #[test]
+    fn as_many_conditions_are_granted_as_an_export_may_have() {
+        let (most, half) = (with_conditions(MAX_QUERIES), with_conditions(MAX_QUERIES / 2));
+        let registered_for = registered(&scopes(&most.split(' ').collect::<Vec<_>>())).unwrap();
+        for asked in [&most, &half] {
+            assert!(refuse_too_long(asked).is_ok());
+            assert_eq!(meaning(asked), *asked);
+            assert_eq!(written(&granted(asked).and(&registered_for), asked), *asked);
+        }
+        assert_eq!(granted("system/*.rs").and(&registered_for), registered_for);
+        // Further ones are not a smaller right by chance, but none.
+        let more = with_conditions(MAX_QUERIES + 1);
+        assert!(refuse_too_long(&more).is_err());
+        assert_eq!(meaning(&format!("{more} system/Group.rs")), "system/Group.rs");
+        let said = registered(&scopes(&more.split(' ').collect::<Vec<_>>())).unwrap_err();
+        assert!(said.contains("100 scopes with conditions"), "{said}");
+        assert!(refuse_too_long(&"system/Group.rs ".repeat(MAX_SCOPES)).is_err());
     }
 
     // I16: the granted scopes are written as they were asked for

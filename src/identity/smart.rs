@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::known::Known;
 use super::{Error, Owner, Principal, scope};
 
 /// The claims of a verified token. No `Debug`: they are personal.
@@ -17,9 +18,9 @@ pub(super) struct Claims {
 
 impl Claims {
     /// The caller: the client, whichever way its issuer names it.
-    pub(super) fn into_principal(self) -> Result<Principal, Error> {
+    pub(super) fn into_principal(self, known: &Known) -> Result<Principal, Error> {
         let owner = Owner::named(self.iss, [self.client_id, self.azp, self.sub])?;
-        Ok(Principal::granted(owner, scope::granted(&self.scope)))
+        Ok(Principal::granted(owner, known.grant(&self.scope, scope::granted)))
     }
 }
 
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
 
     fn principal(claims: Value) -> Result<Principal, Error> {
-        serde_json::from_value::<Claims>(claims).unwrap().into_principal()
+        serde_json::from_value::<Claims>(claims).unwrap().into_principal(&Known::default())
     }
 
     #[test]

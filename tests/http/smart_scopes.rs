@@ -88,6 +88,24 @@ async fn what_is_granted_is_what_is_asked_for_and_registered() {
     assert!(!said.contains("471147"), "{said}");
 }
 
+// I17, I20: a right of many conditions is one, and more than can be held is refused
+#[tokio::test]
+async fn many_conditions_are_granted_and_too_many_refused() {
+    let conditions = |n: usize| (0..n).map(|n| format!("system/Patient.rs?_id=p{n}")).collect::<Vec<_>>();
+    let most = conditions(100);
+    let (database, client, server) = set_up(&most.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    database.put(&[r#"{"resourceType":"Patient","id":"p99"}"#]).await;
+    for asked in ["system/*.rs", "system/Patient.rs", &most.join(" "), &most[50..].join(" ")] {
+        let caller = client.caller(&server, asked).await;
+        let found = caller.kick_off("").await.completed().await.resources().await;
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ["Patient/p99"], "{asked}");
+    }
+    let said = refused(&client.ask(&server, &conditions(101).join(" ")).await, 400, "invalid_scope");
+    assert!(said.contains("100 scopes with conditions"), "{said}");
+    let said = refused(&client.ask(&server, &"system/Patient.rs ".repeat(301)).await, 400, "invalid_scope");
+    assert!(said.contains("300"), "{said}");
+}
+
 // I19, I21, B15
 #[tokio::test]
 async fn only_granted_types_come_out() {
