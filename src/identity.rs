@@ -52,7 +52,7 @@ use known::Known;
 use source::Source;
 use token::{Acceptance, Unverified};
 
-pub(crate) use backend::{AccessToken, Backend, Denied, Wish};
+pub(crate) use backend::{AccessToken, Backend, Denied, Refusal, Wish};
 pub(crate) use config::{ClientConfig, IssuerConfig};
 
 /// The widest tolerance for clocks that differ (rule I2).

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::App;
 use super::error::ApiError;
-use crate::identity::{AccessToken, Denied, Wish};
+use crate::identity::{AccessToken, Denied, Refusal, Wish};
 
 /// Far more than a request for a token needs, in bytes and in parameters.
 const MAX_BODY: usize = 64 * 1024;
@@ -37,7 +37,10 @@ pub(super) async fn issue(State(app): State<Arc<App>>, headers: HeaderMap, body:
     };
     match granted.await {
         Ok(token) => token.into_response(),
-        Err(error) => TokenError::into_response(error),
+        Err(error) => {
+            TokenError::log(&error);
+            error.into_response()
+        }
     }
 }
 
@@ -53,6 +56,8 @@ struct TokenError {
     status: StatusCode,
     error: &'static str,
     description: Cow<'static, str>,
+    /// Who is refused, if that is verified.
+    client: Option<String>,
 }
 
 /// The parameters of a request; none is there twice or without a value (RFC 6749, section 3.2).
@@ -107,21 +112,24 @@ impl Form {
 
 impl TokenError {
     fn bad(error: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into() }
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), client: None }
     }
 
     fn invalid_request(description: impl Into<Cow<'static, str>>) -> Self {
         Self::bad("invalid_request", description)
     }
+
+    /// Nothing that a client sent but its id, if it was verified.
+    fn log(&self) {
+        let (error, reason, client) = (self.error, &*self.description, self.client.as_deref());
+        tracing::info!(error, reason, client, "refused a client");
+    }
 }
 
-impl From<Denied> for TokenError {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::Client(reason) => {
-                tracing::info!(reason, "refused a client");
-                Self { status: StatusCode::UNAUTHORIZED, ..Self::bad("invalid_client", reason) }
-            }
+impl From<Refusal> for TokenError {
+    fn from(Refusal { client, denied }: Refusal) -> Self {
+        let refused = match denied {
+            Denied::Client(reason) => Self { status: StatusCode::UNAUTHORIZED, ..Self::bad("invalid_client", reason) },
             Denied::Scope(reason) => Self::bad("invalid_scope", reason),
             Denied::Trouble(error) => {
                 tracing::error!(%error, "cannot issue an access token");
@@ -129,7 +137,8 @@ impl From<Denied> for TokenError {
                 let text = "no token can be issued at the moment; try again later";
                 Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::bad("temporarily_unavailable", text) }
             }
-        }
+        };
+        Self { client, ..refused }
     }
 }
 

@@ -16,13 +16,19 @@ const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Of the name of an assertion.
 const MAX_JTI: usize = 1024;
 
-/// One and the same for whoever has no key: nobody learns which clients there are.
+/// One and the same for whoever has no key: no answer says which clients there are. How long it takes may: for a client with
+/// a JWKS URL, keys that are not known may have to be fetched.
 const NOT_PROVEN: Denied =
     Denied::Client("the client is not known, or its assertion is not signed with a key registered for it");
 
-/// A good assertion. It is still to be seen whether it was used before.
-pub(super) struct Assertion<'a> {
+/// An assertion that a client has signed. All else of it is still to be judged.
+pub(super) struct Signed<'a> {
     pub(super) client: &'a Client,
+    claims: Map<String, Value>,
+}
+
+/// A good assertion. It is still to be seen whether it was used before.
+pub(super) struct Assertion {
     pub(super) jti: String,
     /// When it is too old, whatever the clocks.
     pub(super) expires: OffsetDateTime,
@@ -37,7 +43,8 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) async fn verify(&self, text: &str) -> Result<Assertion<'a>, Denied> {
+    /// Who has signed it.
+    pub(super) async fn signed(&self, text: &str) -> Result<Signed<'a>, Denied> {
         let token = Unverified::read(text).map_err(|_| Denied::Client("the assertion cannot be read"))?;
         if token.kind == Kind::AccessToken {
             return Err(Denied::Client("the assertion's typ is not JWT"));
@@ -54,11 +61,11 @@ impl<'a> Judge<'a> {
         }
         let key = client.keys.key(token.key_id.as_deref(), algorithm).await.map_err(|_| NOT_PROVEN)?;
         let claims = token.signed_by(algorithm, &key).ok_or(NOT_PROVEN)?;
-        self.check(client, &claims)
+        Ok(Signed { client, claims })
     }
 
     /// Who has signed this may know what is wrong with it.
-    fn check(&self, client: &'a Client, claims: &Map<String, Value>) -> Result<Assertion<'a>, Denied> {
+    pub(super) fn check(&self, Signed { client, claims }: &Signed<'_>) -> Result<Assertion, Denied> {
         let text = |name| claims.get(name).and_then(Value::as_str);
         if text("iss") != Some(&client.id) || text("sub") != Some(&client.id) {
             return Err(Denied::Client("the assertion's iss and sub must both be the client's id"));
@@ -72,11 +79,12 @@ impl<'a> Judge<'a> {
             .and_then(Value::as_i64)
             .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
             .ok_or(Denied::Client("the assertion has no exp in whole seconds"))?;
-        if now >= expires + self.leeway {
-            return Err(Denied::Client("the assertion has expired"));
-        }
+        // This first: to the last moment there is nothing can be added.
         if expires > now + MAX_LIFETIME + self.leeway {
             return Err(Denied::Client("the assertion's exp is more than 5 minutes ahead"));
+        }
+        if now >= expires + self.leeway {
+            return Err(Denied::Client("the assertion has expired"));
         }
         if let Some(begins) = claims.get("nbf")
             && begins.as_f64().is_none_or(|begins| begins > (now + self.leeway).unix_timestamp() as f64)
@@ -85,7 +93,7 @@ impl<'a> Judge<'a> {
         }
         let jti = text("jti").filter(|jti| (1..=MAX_JTI).contains(&jti.len()));
         let jti = jti.ok_or(Denied::Client("the assertion needs a jti of 1 to 1024 bytes"))?;
-        Ok(Assertion { client, jti: jti.to_owned(), expires: expires + self.leeway })
+        Ok(Assertion { jti: jti.to_owned(), expires: expires + self.leeway })
     }
 }
 

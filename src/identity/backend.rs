@@ -1,7 +1,7 @@
 //! SMART Backend Services: registered clients get tokens here, and come back with them (rules I8 to I17).
 //!
 //! A token is good for what it says *and* its client is still registered for: whoever is taken out of the configuration, or
-//! has less there, has less at once.
+//! has less there, has less at each replica that was started with that.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use url::Url;
 use uuid::Uuid;
 
-use super::assertion::Judge;
+use super::assertion::{Judge, Signed};
 use super::client::{self, Client};
 use super::config::{ClientConfig, SigningAlgorithm};
 use super::signing::{NotSigned, SigningKeys};
@@ -58,6 +58,14 @@ pub(crate) struct AccessToken {
     scope: String,
 }
 
+/// That a client gets none, for the answer and the log.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// Whoever has signed the assertion, if that is known.
+    pub(crate) client: Option<String>,
+    pub(crate) denied: Denied,
+}
+
 /// Why a client gets none. No text holds any part of what it sent.
 #[derive(Debug)]
 pub(crate) enum Denied {
@@ -97,10 +105,19 @@ impl Backend {
     }
 
     /// A token for a client that proves who it is, for what it may have of what it asks for.
-    pub(crate) async fn grant(&self, wish: &Wish<'_>) -> Result<AccessToken, Denied> {
+    pub(crate) async fn grant(&self, wish: &Wish<'_>) -> Result<AccessToken, Refusal> {
         let judge = Judge { clients: &self.clients, token_url: &self.endpoints.token, leeway: self.leeway };
-        let assertion = judge.verify(wish.assertion).await?;
-        let client = assertion.client;
+        let signed = judge.signed(wish.assertion).await.map_err(|denied| Refusal { client: None, denied })?;
+        let client = &signed.client.id;
+        let token = self.grant_to(&judge, &signed, wish).await;
+        let token = token.map_err(|denied| Refusal { client: Some(client.clone()), denied })?;
+        tracing::info!(client, "issued an access token");
+        Ok(token)
+    }
+
+    async fn grant_to(&self, judge: &Judge<'_>, signed: &Signed<'_>, wish: &Wish<'_>) -> Result<AccessToken, Denied> {
+        let client = signed.client;
+        let assertion = judge.check(signed)?;
         if wish.client_id.is_some_and(|id| id != client.id) {
             return Err(Denied::Client("client_id is not that of the assertion"));
         }
@@ -121,7 +138,6 @@ impl Backend {
             return Err(Denied::Scope("the scopes granted are too many for a token; ask for fewer".to_owned()));
         }
         let access_token = self.issue(&client.id, &scope).await?;
-        tracing::info!("issued an access token");
         Ok(AccessToken { access_token, token_type: "bearer", expires_in: LIFETIME.as_secs(), scope })
     }
 

@@ -129,7 +129,7 @@ async fn an_assertion_must_be_good_in_everything() {
     let none = URL_SAFE_NO_PAD.encode(json!({ "alg": "none", "kid": "its-key" }).to_string());
     let critical = URL_SAFE_NO_PAD.encode(json!({ "alg": "ES384", "kid": "its-key", "crit": ["b64"] }).to_string());
 
-    // Nothing tells who has no key of a client whether there is the client.
+    // No answer tells who has no key of a client whether there is the client.
     let not_proven = [
         stranger.assertion(&server),
         SmartClient::new("nobody").assertion(&server),
@@ -171,6 +171,8 @@ async fn an_assertion_must_be_good_in_everything() {
         (claim("exp", json!("tomorrow")), "exp"),
         (claim("exp", json!(now() + 300 + 60)), "5 minutes"),
         (claim("exp", json!(i64::MAX)), "exp"),
+        (claim("exp", json!(253_402_300_799_i64)), "5 minutes"),
+        (claim("exp", json!(-377_705_116_800_i64)), "expired"),
         (claim("exp", json!(now() - 60)), "expired"),
         (claim("exp", json!(-1)), "expired"),
         (claim("nbf", json!(now() + 120)), "not valid yet"),
@@ -378,6 +380,32 @@ async fn the_public_keys_are_for_everybody_and_the_private_ones_for_nobody() {
     for secret in [hex(&private[40..]), format!("{:?}", &private[40..50]), token, assertion] {
         assert!(!log.contains(&secret), "a secret is in the log");
     }
+}
+
+// I14: what is not verified is not in the log
+#[tokio::test]
+async fn every_refusal_is_logged_with_the_client_that_is_verified() {
+    let (_database, client, server) = set_up().await;
+    let stranger = SmartClient::new("person-471147");
+    let good = client.assertion(&server);
+    for (assertion, scope, status) in [
+        (stranger.assertion(&server), "system/*.rs", 401),
+        (client.assertion(&server), "openid", 400),
+        (client.assertion(&server), "", 400),
+        (good.clone(), "system/*.rs", 200),
+        (good, "system/*.rs", 401),
+    ] {
+        assert_eq!(ask(&server, &form(&assertion, scope)).await.status, status, "{scope}");
+    }
+    eventually("all is logged", || async { server.log().matches("refused a client").count() == 4 }).await;
+    let log = server.log();
+    let has = |parts: &[&str]| log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(has(&["refused a client", "invalid_scope", "lab"]), "{log}");
+    assert!(has(&["refused a client", "used before", "lab"]), "{log}");
+    assert!(has(&["refused a client", "scope is missing"]), "{log}");
+    assert!(has(&["refused a client", "client is not known"]), "{log}");
+    assert!(has(&["issued an access token", "lab"]), "{log}");
+    assert!(!log.contains("471147"), "{log}");
 }
 
 // I2: the server's own tokens are judged as all are
