@@ -33,6 +33,7 @@ mod source;
 #[cfg(test)]
 mod testing;
 mod token;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -235,6 +236,10 @@ impl Authenticator {
         let mut trusted = HashMap::with_capacity(issuers.len());
         for config in issuers {
             let name = config.issuer.clone();
+            if config.introspection.is_some() && trusted.values().any(|other: &Trusted| other.introspection.is_some()) {
+                // An opaque token does not say whose it is, and whoever is asked can use it.
+                return Err(configuration("only one issuer may have introspection: an opaque token names none"));
+            }
             if trusted.insert(name.clone(), Trusted::new(config, leeway)?).is_some() {
                 return Err(configuration(format!("issuer `{name}` is configured twice")));
             }
@@ -294,22 +299,14 @@ impl Trust {
         issuer.authenticate(token).await
     }
 
-    /// Asks the issuers about a token until one vouches for it (rule I23).
+    /// Asks the issuer that can be asked (rule I23).
     async fn introspect(&self, token: &str) -> Result<Principal, Error> {
+        let asked = self.issuers.values().find_map(|issuer| Some((issuer, issuer.introspection.as_ref()?)));
+        let (issuer, introspection) = asked.ok_or(token::invalid("it cannot be read"))?;
         if !token::may_be_opaque(token) {
             return Err(token::invalid("it cannot be read"));
         }
-        let mut verdict = token::invalid("no issuer vouches for it");
-        for issuer in self.issuers.values() {
-            let Some(introspection) = &issuer.introspection else { continue };
-            match introspection.claims(token).await {
-                Ok(Some(claims)) => return issuer.principal_of(claims),
-                Ok(None) => {}
-                // Perhaps it is of this one.
-                Err(error) => verdict = error,
-            }
-        }
-        Err(verdict)
+        introspection.principal(token, |claims| issuer.principal_of(claims)).await
     }
 }
 
@@ -447,6 +444,25 @@ mod tests {
     fn debug_keeps_the_subject_secret() {
         let shown = format!("{:?}", Principal::anonymous());
         assert!(!shown.contains("anonymous"), "{shown}");
+    }
+
+    // I23: a token is shown to nobody but its issuer
+    #[test]
+    fn one_issuer_at_most_is_asked_about_tokens() {
+        let file = testing::file(&[&Key::es256("one")]);
+        let config = |issuer: &str| IssuerConfig {
+            introspection: serde_json::from_value(serde_json::json!({
+                "url": "https://id.example/introspect", "client_id": "bulk", "client_secret": "secret"
+            }))
+            .unwrap(),
+            ..testing::config(issuer, Some(&file))
+        };
+        let first = config("https://first.example");
+        let second = config("https://second.example");
+        let third = IssuerConfig { introspection: None, ..config("https://third.example") };
+        assert!(Authenticator::token(vec![first.clone(), third], MAX_LEEWAY).is_ok());
+        let error = Authenticator::token(vec![first, second], MAX_LEEWAY).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("only one issuer may have introspection"), "{error}");
     }
 
     #[test]

@@ -177,7 +177,8 @@ impl From<identity::Error> for ApiError {
                 .challenge(r#"Bearer realm="fhir", error="invalid_token", error_description="The token has expired""#),
             Error::NotAllowed => Self::insufficient(text),
             Error::Unavailable { what } => {
-                tracing::error!(what, "tokens cannot be checked");
+                // Whoever could not have it has said why, and once for many callers.
+                tracing::debug!(what, "tokens cannot be checked");
                 Self::unavailable("Tokens cannot be checked at the moment. Try again later.")
             }
             Error::Database(error) => error.into(),

@@ -14,7 +14,7 @@ use super::{Error, configuration};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one answer, body included. Discovery needs two.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of an answer, or of a file that stands for one.
+/// Of keys, or of a file that has them.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 
 /// Why there is no answer; for the log.
@@ -24,8 +24,8 @@ pub(super) enum FetchError {
     Http(reqwest::Error),
     #[error("the answer's status is {0}")]
     Status(StatusCode),
-    #[error("more than {MAX_SIZE} bytes")]
-    TooLarge,
+    #[error("more than {0} bytes")]
+    TooLarge(u64),
 }
 
 pub(super) fn client() -> Result<Client, Error> {
@@ -37,16 +37,16 @@ pub(super) fn client() -> Result<Client, Error> {
         .map_err(|error| configuration(format!("no TLS client for issuers: {}", chain(&error))))
 }
 
-/// Header and body of the answer to a request.
-pub(super) async fn answer(request: RequestBuilder) -> Result<(HeaderMap, Vec<u8>), FetchError> {
+/// Header and body of the answer to a request, which is not longer than this.
+pub(super) async fn answer(request: RequestBuilder, max_size: u64) -> Result<(HeaderMap, Vec<u8>), FetchError> {
     let mut answer = request.send().await?;
     if answer.status() != StatusCode::OK {
         return Err(FetchError::Status(answer.status()));
     }
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
-        if (body.len() + chunk.len()) as u64 > MAX_SIZE {
-            return Err(FetchError::TooLarge);
+        if (body.len() + chunk.len()) as u64 > max_size {
+            return Err(FetchError::TooLarge(max_size));
         }
         body.extend_from_slice(&chunk);
     }

@@ -1,7 +1,8 @@
 //! Opaque tokens: their issuer says what they are good for (RFC 7662, rule I23).
 //!
 //! Answers are remembered, so that an issuer is not asked at every poll: good ones for a minute at most, and bad ones for
-//! some seconds. As anybody can send garbage, only so many questions are under way at once.
+//! some seconds. As anybody can send garbage, questions are bounded in number and rate ([`Turns`]), and those about tokens that
+//! were good before do not wait behind others.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,24 +13,33 @@ use reqwest::header::ACCEPT;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 use url::form_urlencoded::byte_serialize;
 
 use super::config::IssuerConfig;
 use super::fetch::{self, FetchError};
-use super::{Error, config, token};
+use super::turns::{Pace, Turns};
+use super::{Error, Principal, config, token};
 use crate::secret::Secret;
 
 /// How long a good answer is remembered, unless the token ends sooner …
 const GOOD: Duration = Duration::from_secs(60);
-/// … and a bad one.
+/// … a bad one …
 const BAD: Duration = Duration::from_secs(10);
+/// … and that there was none.
+const AWAY: Duration = Duration::from_secs(1);
+/// How long it is known of a token that it was good.
+const WAS_GOOD: Duration = Duration::from_secs(60 * 60);
 /// Of each, so many are remembered.
 const MAX_REMEMBERED: usize = 10_000;
-/// Questions under way at once, and how long one waits for its turn.
-const AT_ONCE: usize = 16;
-const TURN: Duration = Duration::from_secs(5);
+/// Questions about tokens of which nothing is known, perhaps garbage …
+const UNKNOWN: Pace = Pace { at_once: 12, every: Duration::from_millis(50), burst: 40 };
+/// … and about those that were good.
+const KNOWN: Pace = Pace { at_once: 4, every: Duration::from_millis(10), burst: 100 };
+/// Of an answer.
+const MAX_SIZE: u64 = 64 * 1024;
+/// Between two lines in the log that the issuer cannot be asked.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// How an issuer is asked about tokens.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,9 +65,28 @@ pub(super) struct Introspection {
     issuer: String,
     audience: Vec<String>,
     leeway: Duration,
-    turns: Semaphore,
-    good: Mutex<Memory<Claims>>,
-    bad: Mutex<Memory<()>>,
+    unknown: Turns,
+    known: Turns,
+    good: Mutex<Memory<Principal>>,
+    was_good: Mutex<Memory<()>>,
+    refused: Mutex<Memory<Refused>>,
+    failures: Mutex<Failures>,
+}
+
+/// Why nobody is let in by a token.
+#[derive(Clone, Copy)]
+enum Refused {
+    Invalid(&'static str),
+    NotAllowed,
+    /// Nothing was said of it.
+    NoAnswer,
+}
+
+/// What is not in the log yet.
+#[derive(Default)]
+struct Failures {
+    said: Option<Instant>,
+    unsaid: u64,
 }
 
 /// Why there is no answer; for the log.
@@ -67,6 +96,8 @@ enum NoAnswer {
     Fetch(#[from] FetchError),
     #[error("not the JSON expected")]
     Json,
+    #[error("there are too many questions")]
+    TooMany,
 }
 
 impl IntrospectionConfig {
@@ -99,44 +130,94 @@ impl Introspection {
             issuer: issuer.issuer.clone(),
             audience: issuer.audience.clone(),
             leeway,
-            turns: Semaphore::new(AT_ONCE),
+            unknown: Turns::new(UNKNOWN),
+            known: Turns::new(KNOWN),
             good: Mutex::default(),
-            bad: Mutex::default(),
+            was_good: Mutex::default(),
+            refused: Mutex::default(),
+            failures: Mutex::default(),
         })
     }
 
-    /// What the issuer says of a token; none if it is not good.
-    pub(super) async fn claims(&self, token: &str) -> Result<Option<Claims>, Error> {
+    /// Who comes with a token, by what its issuer says of it, which is read so.
+    pub(super) async fn principal(
+        &self,
+        token: &str,
+        read: impl FnOnce(Claims) -> Result<Principal, Error>,
+    ) -> Result<Principal, Error> {
         let fingerprint = Sha256::digest(token).into();
-        if let Some(known) = self.remembered(&fingerprint) {
-            return Ok(known);
+        if let Some(remembered) = self.remembered(&fingerprint) {
+            return remembered;
         }
-        let _turn = self.turn().await?;
+        let turns = if locked(&self.was_good).get(&fingerprint).is_some() { &self.known } else { &self.unknown };
+        let _turn = turns.turn().await.ok_or_else(|| self.too_many())?;
         // It may have been asked about while this one waited.
-        if let Some(known) = self.remembered(&fingerprint) {
-            return Ok(known);
+        if let Some(remembered) = self.remembered(&fingerprint) {
+            return remembered;
         }
-        let claims = self.ask(token).await.map_err(|error| {
-            tracing::warn!(issuer = %self.issuer, %error, "the issuer cannot be asked about a token");
-            self.unavailable()
-        })?;
-        let claims = claims.and_then(|claims| Some((self.remaining(&claims)?, claims)));
-        match &claims {
-            Some((remaining, claims)) => locked(&self.good).put(fingerprint, (*remaining).min(GOOD), claims.clone()),
-            None => locked(&self.bad).put(fingerprint, BAD, ()),
+        if !turns.may_ask() {
+            return Err(self.too_many());
         }
-        Ok(claims.map(|(_, claims)| claims))
+        match self.judged(token, read).await {
+            Ok((remaining, principal)) => {
+                locked(&self.good).put(fingerprint, remaining.min(GOOD), principal.clone());
+                locked(&self.was_good).put(fingerprint, WAS_GOOD, ());
+                Ok(principal)
+            }
+            Err(refused) => {
+                let time = if matches!(refused, Refused::NoAnswer) { AWAY } else { BAD };
+                locked(&self.refused).put(fingerprint, time, refused);
+                Err(self.error(refused))
+            }
+        }
     }
 
-    fn remembered(&self, fingerprint: &Fingerprint) -> Option<Option<Claims>> {
+    fn remembered(&self, fingerprint: &Fingerprint) -> Option<Result<Principal, Error>> {
         let good = locked(&self.good).get(fingerprint);
-        good.map(Some).or_else(|| locked(&self.bad).get(fingerprint).map(|()| None))
+        good.map(Ok).or_else(|| Some(Err(self.error(locked(&self.refused).get(fingerprint)?))))
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match tokio::time::timeout(TURN, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(self.unavailable()),
+    /// The caller, and for how long that holds.
+    async fn judged(
+        &self,
+        token: &str,
+        read: impl FnOnce(Claims) -> Result<Principal, Error>,
+    ) -> Result<(Duration, Principal), Refused> {
+        let claims = self.ask(token).await.map_err(|error| {
+            self.note(&error);
+            Refused::NoAnswer
+        })?;
+        let good = claims.and_then(|claims| Some((self.remaining(&claims)?, claims)));
+        let (remaining, claims) = good.ok_or(Refused::Invalid("its issuer does not vouch for it"))?;
+        let principal = read(claims).map_err(|error| match error {
+            Error::NotAllowed => Refused::NotAllowed,
+            Error::InvalidToken { reason } => Refused::Invalid(reason),
+            _ => Refused::Invalid("its claims cannot be read"),
+        })?;
+        Ok((remaining, principal))
+    }
+
+    fn error(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::Invalid(reason) => token::invalid(reason),
+            Refused::NotAllowed => Error::NotAllowed,
+            Refused::NoAnswer => self.unavailable(),
+        }
+    }
+
+    fn too_many(&self) -> Error {
+        self.note(&NoAnswer::TooMany);
+        self.unavailable()
+    }
+
+    /// For the log, where many failures are one line: callers decide how many there are.
+    fn note(&self, error: &NoAnswer) {
+        let mut failures = locked(&self.failures);
+        failures.unsaid += 1;
+        if failures.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+            let questions = std::mem::take(&mut failures.unsaid);
+            failures.said = Some(Instant::now());
+            tracing::warn!(issuer = %self.issuer, questions, %error, "the issuer cannot be asked about tokens");
         }
     }
 
@@ -158,7 +239,7 @@ impl Introspection {
             .header(ACCEPT, "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
             .body(form);
-        let (_, body) = fetch::answer(request).await?;
+        let (_, body) = fetch::answer(request, MAX_SIZE).await?;
         // The error would quote what the issuer says of a person.
         let claims: Claims = serde_json::from_slice(&body).map_err(|_| NoAnswer::Json)?;
         match claims.get("active") {

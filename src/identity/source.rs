@@ -114,7 +114,7 @@ fn load_file(path: &Path, read: Reading) -> Result<Loaded, LoadError> {
     let mut json = Vec::new();
     std::fs::File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut json)?;
     if json.len() as u64 > MAX_SIZE {
-        return Err(FetchError::TooLarge.into());
+        return Err(FetchError::TooLarge(MAX_SIZE).into());
     }
     Ok(Loaded { keys: read(&json)?, lifetime: Lifetime::Unbounded })
 }
@@ -125,7 +125,7 @@ async fn load_jwks(client: &Client, url: Url, read: Reading) -> Result<Loaded, L
 }
 
 async fn get(client: &Client, url: Url) -> Result<(HeaderMap, Vec<u8>), FetchError> {
-    fetch::answer(client.get(url).header(ACCEPT, "application/json")).await
+    fetch::answer(client.get(url).header(ACCEPT, "application/json"), MAX_SIZE).await
 }
 
 async fn discover(client: &Client, url: Url, issuer: &str) -> Result<Url, LoadError> {
@@ -217,7 +217,7 @@ mod tests {
         }
         assert!(matches!(load(&server).await, Err(LoadError::Keys(_))));
         server.answer.lock().unwrap().jwks = " ".repeat(MAX_SIZE as usize + 1);
-        assert!(matches!(load(&server).await, Err(LoadError::Fetch(FetchError::TooLarge))));
+        assert!(matches!(load(&server).await, Err(LoadError::Fetch(FetchError::TooLarge(_)))));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(MAX_SIZE + 1).unwrap();
         let loaded = load_file(file.path(), KeySet::of_issuer);
-        assert!(matches!(loaded, Err(LoadError::Fetch(FetchError::TooLarge))));
+        assert!(matches!(loaded, Err(LoadError::Fetch(FetchError::TooLarge(_)))));
     }
 
     #[test]

@@ -222,6 +222,51 @@ async fn only_so_many_questions_are_under_way() {
     assert!((1..=16).contains(&most), "{most} at once");
 }
 
+// I23: garbage does not stand in the way of whoever comes again
+#[tokio::test]
+async fn a_token_that_was_good_does_not_wait_behind_garbage() {
+    let (_database, _issuer, introspector, server) = set_up("smart").await;
+    // Clocks may differ by 30 seconds.
+    let ends = now() - 26;
+    introspector.says("known", with("exp", json!(ends)));
+    let known = server.with_token("known");
+    assert_eq!(status(&known).await, 404);
+    introspector.says("known", good());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(introspector.asked(), 1);
+    *introspector.delay.lock().unwrap() = Duration::from_secs(4);
+    let garbage: Vec<_> = (0..60)
+        .map(|n| {
+            let caller = server.with_token(&format!("garbage-{n}"));
+            tokio::spawn(async move { status(&caller).await })
+        })
+        .collect();
+    eventually("the issuer is asked about garbage", || async { introspector.asked() >= 12 }).await;
+    assert_eq!(status(&known).await, 404);
+    for garbage in garbage {
+        assert!([401, 503].contains(&garbage.await.unwrap()));
+    }
+}
+
+// I23: an answer is not without end, and a failure is not asked for again at once
+#[tokio::test]
+async fn what_is_no_answer_is_remembered_a_moment_and_logged_once() {
+    let (_database, _issuer, introspector, server) = set_up("smart").await;
+    introspector.says("long", with("x", json!("x".repeat(70_000))));
+    let long = server.with_token("long");
+    for _ in 0..10 {
+        assert_eq!(status(&long).await, 503);
+    }
+    let asked = introspector.asked();
+    assert!((1..10).contains(&asked), "{asked}");
+    *introspector.is_away.lock().unwrap() = true;
+    for n in 0..10 {
+        assert_eq!(status(&server.with_token(&format!("opaque-{n}"))).await, 503);
+    }
+    let said = server.log().matches("cannot be asked about tokens").count();
+    assert!((1..10).contains(&said), "{said}");
+}
+
 // C7
 #[tokio::test]
 async fn an_issuer_that_is_away_is_a_temporary_failure() {
