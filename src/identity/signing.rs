@@ -1,8 +1,9 @@
 //! The keys with which the server signs its own access tokens: in Postgres, the same for all replicas, a new one each day.
 //!
 //! Whoever signs asks Postgres which key's turn it is, and makes the next one an hour before its turn. Whoever verifies or
-//! publishes keeps the public halves for a minute.
+//! publishes keeps the public halves for a minute, and for some more while Postgres cannot be asked.
 
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -22,23 +23,26 @@ use super::{Error, token};
 const MAKING: i64 = 0x0066_6869_7200_0006;
 /// For so long the public keys are not asked for again …
 const KEPT: Duration = Duration::from_secs(60);
-/// … but for a token that names one which is not among them, so often at most.
+/// … but for a token that names one which is not among them, so often at most, whether there is an answer or not.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// So old they may be while there is no answer.
+const MAX_AGE: Duration = Duration::from_secs(10 * 60);
 /// An access token's type (RFC 9068).
 const ACCESS_TOKEN: &str = "at+jwt";
 
 /// The server's own keys.
 pub(super) struct SigningKeys {
     pool: PgPool,
-    published: Mutex<Published>,
+    published: std::sync::Mutex<Option<Arc<Published>>>,
+    /// Whoever asks holds it, and the others wait for that answer; within, when there was none.
+    asking: Mutex<Option<Instant>>,
 }
 
-#[derive(Default)]
 struct Published {
     keys: KeySet,
     /// The same as a JSON Web Key Set.
     jwks: String,
-    asked: Option<Instant>,
+    asked: Instant,
 }
 
 /// A key whose turn it is, or will be. No `Debug`: it is secret.
@@ -61,7 +65,7 @@ pub(crate) enum NotSigned {
 
 impl SigningKeys {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, published: Mutex::default() }
+        Self { pool, published: std::sync::Mutex::default(), asking: Mutex::default() }
     }
 
     /// An access token of these claims.
@@ -96,40 +100,72 @@ impl SigningKeys {
     /// The key with which a token was signed.
     pub(super) async fn key(&self, id: Option<&str>) -> Result<DecodingKey, Error> {
         let id = id.ok_or(token::invalid("it does not say which key signed it"))?;
-        let mut published = self.fresh(KEPT).await?;
-        let mut found = published.keys.find(Some(id), SigningAlgorithm::ES384);
+        let find = |published: &Published| published.keys.find(Some(id), SigningAlgorithm::ES384);
+        let mut found = find(&*self.published().await?);
         if found.is_err() {
-            drop(published);
-            published = self.fresh(BETWEEN).await?;
-            found = published.keys.find(Some(id), SigningAlgorithm::ES384);
+            found = find(&*self.fresh(BETWEEN).await?);
         }
         found.map_err(|_| token::invalid("its signer has no such key"))
     }
 
     /// The public keys, as a JSON Web Key Set.
     pub(super) async fn jwks(&self) -> Result<String, Error> {
-        Ok(self.fresh(KEPT).await?.jwks.clone())
+        Ok(self.published().await?.jwks.clone())
+    }
+
+    /// The public keys: older ones, if newer ones cannot be had.
+    async fn published(&self) -> Result<Arc<Published>, Error> {
+        let fresh = self.fresh(KEPT).await;
+        fresh.or_else(|error| self.held(MAX_AGE).ok_or(error))
     }
 
     /// The public keys, as they were so long ago at most.
-    async fn fresh(&self, age: Duration) -> Result<tokio::sync::MutexGuard<'_, Published>, Error> {
-        let mut published = self.published.lock().await;
-        if published.asked.is_none_or(|asked| asked.elapsed() >= age) {
-            let keys = sqlx::query_scalar!(
-                "-- identity.signing.fresh
-                select jwk from signing_key where signs_until > now() - interval '10 minutes' order by signs_from"
-            )
-            .fetch_all(&self.pool)
-            .await?;
-            let jwks = format!(r#"{{"keys":[{}]}}"#, keys.join(","));
-            let keys = KeySet::of_issuer(jwks.as_bytes()).map_err(|error| {
-                tracing::error!(%error, "the server's own keys cannot be read");
-                Error::Unavailable { what: "the server's own keys".to_owned() }
-            })?;
-            *published = Published { keys, jwks, asked: Some(Instant::now()) };
+    async fn fresh(&self, age: Duration) -> Result<Arc<Published>, Error> {
+        if let Some(held) = self.held(age) {
+            return Ok(held);
         }
+        let mut failed = self.asking.lock().await;
+        if let Some(held) = self.held(age) {
+            return Ok(held);
+        }
+        if failed.is_some_and(|failed| failed.elapsed() < BETWEEN) {
+            return Err(unavailable());
+        }
+        let asked = self.ask().await;
+        *failed = asked.is_err().then(Instant::now);
+        let published = Arc::new(asked?);
+        *self.locked() = Some(Arc::clone(&published));
         Ok(published)
     }
+
+    fn held(&self, age: Duration) -> Option<Arc<Published>> {
+        self.locked().clone().filter(|published| published.asked.elapsed() < age)
+    }
+
+    async fn ask(&self) -> Result<Published, Error> {
+        let asked = Instant::now();
+        let keys = sqlx::query_scalar!(
+            "-- identity.signing.ask
+            select jwk from signing_key where signs_until > now() - interval '10 minutes' order by signs_from"
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let jwks = format!(r#"{{"keys":[{}]}}"#, keys.join(","));
+        let keys = KeySet::of_issuer(jwks.as_bytes()).map_err(|error| {
+            tracing::error!(%error, "the server's own keys cannot be read");
+            unavailable()
+        })?;
+        Ok(Published { keys, jwks, asked })
+    }
+
+    /// Whoever panicked has left it as it was.
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<Arc<Published>>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unavailable() -> Error {
+    Error::Unavailable { what: "the server's own keys".to_owned() }
 }
 
 /// Makes the next key, unless somebody else just did.
@@ -178,4 +214,39 @@ pub(super) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
     .execute(pool)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_share_one_question_and_its_failure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let questions = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&questions);
+        TaskTracker::new().spawn(async move {
+            // Nothing is ever said to whoever comes.
+            let mut silent = Vec::new();
+            while let Ok(connection) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                silent.push(connection);
+            }
+        });
+        let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
+        let timeout = Duration::from_millis(300);
+        let pool = PgPoolOptions::new().acquire_timeout(timeout).connect_lazy_with(options);
+        let keys = SigningKeys::new(pool);
+        for found in futures_util::future::join_all((0..20).map(|_| keys.key(Some("a")))).await {
+            assert!(matches!(found, Err(Error::Database(_) | Error::Unavailable { .. })));
+        }
+        // One more for each second that this took.
+        assert!(questions.load(Ordering::Relaxed) < 10, "{questions:?}");
+    }
 }
