@@ -5,19 +5,26 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::binary::volume::{self, Held, remove_files};
+use crate::database::code;
 use crate::export::holding::{self, Traces};
 use crate::export::{admission, job};
 use crate::ledger::event::write_erasure;
 use crate::ledger::file::exports_holding;
-use crate::resource::erase::{Mentions, vacuum};
+use crate::resource::clock;
+use crate::resource::erase::{self, Mentions};
 
 /// For the files of one export: a worker that is still at them notices within a second that it has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
+/// For the locks, at first and at most.
+const WAITS: Duration = Duration::from_millis(100);
+const WAITS_AT_MOST: Duration = Duration::from_secs(5);
+/// Who holds the locks and is frozen is cut off after this long.
+const HOLDS_MS: &str = "30000";
 
 /// What may go with a patient.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +42,8 @@ pub(crate) struct Erased {
     pub(crate) versions: u64,
     /// Exports, with all of their files.
     pub(crate) exports: usize,
+    /// Nobody can see any more what was there, so it is gone from the tables.
+    pub(crate) is_past: bool,
 }
 
 /// Why nothing was erased, or not all.
@@ -50,9 +59,10 @@ pub(crate) enum Error {
     #[error("exports that are not finished may hold something of the patient: {}. Wait for them, or end them with --cancel", list(.0))]
     Exporting(Vec<Uuid>),
     #[error(
-        "the store has nothing of the patient any more, but the files of export {0} cannot be removed now; try again"
+        "the store has nothing of the patient any more, but files of exports cannot be removed now: {}; try again",
+        list(.0)
     )]
-    InUse(Uuid),
+    InUse(Vec<Uuid>),
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -70,16 +80,15 @@ pub(crate) async fn erase(
     retention: Duration,
 ) -> Result<Erased, Error> {
     let (mut mentions, at) = Mentions::find(pool, patient).await?;
-    // Nobody starts an export and nobody writes until it is done: who reads after that finds nothing.
-    let mut transaction = pool.begin().await?;
-    admission::keep_others_out(&mut transaction).await?;
+    let recorded = exports_holding(pool, patient).await?;
+    let mut transaction = alone(pool).await?;
     mentions.complete(&mut transaction, patient, at).await?;
     let shared = mentions.shared();
     if !shared.is_empty() && !permitted.shared {
         return Err(Error::Shared(shared));
     }
     let traces = Traces { patient, types: mentions.types(), are_alone: mentions.are_alone() };
-    let exporting = holding::unfinished(&mut transaction, &traces).await?;
+    let exporting = holding::unfinished(&mut transaction, &traces, &recorded).await?;
     if !exporting.is_empty() && !permitted.cancel {
         return Err(Error::Exporting(exporting));
     }
@@ -88,32 +97,85 @@ pub(crate) async fn erase(
     }
     let versions = mentions.delete(&mut transaction).await?;
     write_erasure(&mut *transaction, json!({ "patient": format!("Patient/{patient}"), "versions": versions })).await?;
+    let number = erase::number(&mut transaction).await?;
     transaction.commit().await?;
-    vacuum(pool, &traces.types).await?;
-    let exports = remove_exports(pool, &traces, exporting).await?;
-    Ok(Erased { versions, exports })
+    let removed = remove_exports(pool, &traces, exporting).await?;
+    let is_past = erase::vacuum(pool, &traces.types, &number).await?;
+    volume::vacuum(pool).await?;
+    match removed.in_use.as_slice() {
+        [] => Ok(Erased { versions, exports: removed.exports, is_past }),
+        ids => Err(Error::InUse(ids.to_vec())),
+    }
 }
 
-/// Removes the exports that hold something of a patient, held files among them; gives how many.
-async fn remove_exports(pool: &PgPool, traces: &Traces<'_>, cancelled: Vec<Uuid>) -> Result<usize, Error> {
-    let mut exports = exports_holding(pool, traces.patient).await?;
-    exports.extend(cancelled);
-    exports.extend(holding::finished(pool, traces).await?);
-    for id in &exports {
-        job::discard(pool, *id, None).await?;
-        let started = Instant::now();
-        while !remove_files(pool, *id, Held::Goes).await?.all {
-            if started.elapsed() > PATIENCE {
-                return Err(Error::InUse(*id));
+/// A transaction in which nobody else starts an export or writes: who reads after it finds nothing of what it deletes. Those
+/// who come meanwhile wait for it, so it does not stand in line for long, and is cut off if it is frozen.
+async fn alone(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut patience = WAITS;
+    loop {
+        let mut transaction = pool.begin().await?;
+        sqlx::query!(
+            "-- erasure.patience
+            select set_config('lock_timeout', $1, true) as waits,
+                set_config('idle_in_transaction_session_timeout', $2, true) as holds",
+            patience.as_millis().to_string(),
+            HOLDS_MS
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        let locked = async {
+            clock::keep_writers_out(&mut transaction).await?;
+            admission::keep_others_out(&mut transaction).await
+        };
+        match locked.await {
+            Ok(()) => return Ok(transaction),
+            // lock_not_available
+            Err(error) if code(&error).as_deref() == Some("55P03") => {
+                transaction.rollback().await?;
+                tokio::time::sleep(patience).await;
+                patience = (patience * 2).min(WAITS_AT_MOST);
             }
-            tokio::time::sleep(AGAIN).await;
+            Err(error) => return Err(error),
         }
-        job::remove_expired(pool, *id).await?;
     }
-    if !exports.is_empty() {
-        let ids: Vec<_> = exports.iter().map(Uuid::to_string).collect();
+}
+
+struct Removed {
+    exports: usize,
+    /// Those whose files could not be removed.
+    in_use: Vec<Uuid>,
+}
+
+/// Removes the exports that have ended and hold something of a patient, those just cancelled and held files among them.
+async fn remove_exports(pool: &PgPool, traces: &Traces<'_>, cancelled: Vec<Uuid>) -> Result<Removed, sqlx::Error> {
+    let mut recorded = exports_holding(pool, traces.patient).await?;
+    recorded.extend(cancelled);
+    let mut removed = Removed { exports: 0, in_use: Vec::new() };
+    let mut ids = Vec::new();
+    for id in holding::finished(pool, traces, &recorded).await? {
+        job::discard(pool, id, None).await?;
+        if !remove_all_files(pool, id).await? {
+            removed.in_use.push(id);
+            continue;
+        }
+        job::remove_expired(pool, id).await?;
+        removed.exports += 1;
+        ids.push(id.to_string());
+    }
+    if !ids.is_empty() {
         write_erasure(pool, json!({ "patient": format!("Patient/{}", traces.patient), "exports": ids })).await?;
-        volume::vacuum(pool).await?;
     }
-    Ok(exports.len())
+    Ok(removed)
+}
+
+/// False if somebody keeps it from being done.
+async fn remove_all_files(pool: &PgPool, export: Uuid) -> Result<bool, sqlx::Error> {
+    let started = Instant::now();
+    while !remove_files(pool, export, Held::Goes).await?.all {
+        if started.elapsed() > PATIENCE {
+            return Ok(false);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(true)
 }

@@ -14,7 +14,7 @@
 //! server    → http, export, reaper, resource, ledger, database, identity, shutdown, config, fhir
 //! http      → export, search, binary, ledger, identity, database, shutdown, config, fhir
 //! reaper    → export, binary, resource, identity, config
-//! erasure   → export, binary, ledger, resource
+//! erasure   → export, binary, ledger, resource, database
 //! export    → resource, search, binary, ledger, identity, database, shutdown, config, fhir
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json

@@ -38,8 +38,14 @@ pub(super) async fn run(database: &Database, config: &Config, whom: Whom) -> Res
     let pool = database.work_pool(2);
     migrate(&pool).await?;
     let erased = erase(&pool, &patient, Permitted { cancel, shared }, config.retention.files).await;
-    let Erased { versions, exports } = erased.map_err(|error| Failure::Other(error.to_string()))?;
+    let Erased { versions, exports, is_past } = erased.map_err(|error| Failure::Other(error.to_string()))?;
     tell(&format!("{versions} versions and tombstones and {exports} exports with their files are erased."));
+    if !is_past {
+        tell(
+            "Transactions that are open since before keep Postgres from taking it out of the tables; it does so when they have \
+             ended and vacuum comes by.",
+        );
+    }
     tell(&format!("Who received data of the patient before: fhir-bulk-export disclosures --patient {patient}"));
     Ok(ExitCode::SUCCESS)
 }

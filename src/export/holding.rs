@@ -34,28 +34,55 @@ struct Candidate {
     is_unrecorded: bool,
 }
 
-/// The exports that have not ended, and hold something of a patient or may yet.
-pub(crate) async fn unfinished(connection: &mut PgConnection, traces: &Traces<'_>) -> Result<Vec<Uuid>, sqlx::Error> {
+/// The exports that have not ended, and hold something of a patient or may yet. `recorded` are those of whose files that is
+/// known.
+pub(crate) async fn unfinished(
+    connection: &mut PgConnection,
+    traces: &Traces<'_>,
+    recorded: &BTreeSet<Uuid>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
     let candidates = candidates(connection, traces.patient, true).await?;
-    Ok(candidates.into_iter().filter(|export| export.may_hold(traces)).map(|export| export.id).collect())
+    let holds = |export: &Candidate| {
+        recorded.contains(&export.id) || export.was_found || export.may_read(traces, export.is_planned)
+    };
+    Ok(candidates.into_iter().filter(holds).map(|export| export.id).collect())
 }
 
-/// The exports that have ended and are not removed yet, and are about the patient, or hold what may be.
-pub(crate) async fn finished(executor: impl PgExecutor<'_>, traces: &Traces<'_>) -> Result<Vec<Uuid>, sqlx::Error> {
+/// The exports that have ended and are not removed yet, and are about the patient, or hold what is or may be.
+pub(crate) async fn finished(
+    executor: impl PgExecutor<'_>,
+    traces: &Traces<'_>,
+    recorded: &BTreeSet<Uuid>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
     let candidates = candidates(executor, traces.patient, false).await?;
-    let names = |export: &Candidate| export.is_of_patient || export.was_found || export.is_about(traces.patient);
-    let holds = |export: &Candidate| names(export) || export.is_unrecorded && export.may_hold(traces);
+    let holds = |export: &Candidate| {
+        recorded.contains(&export.id)
+            || export.was_found
+            || export.is_of_patient
+            || export.is_about(traces.patient)
+            || export.has_unrecorded_provenances(traces)
+            // When all else is gone already, nothing tells what it may have read.
+            || export.is_unrecorded && (traces.types.is_empty() || export.may_read(traces, true))
+    };
     Ok(candidates.into_iter().filter(holds).map(|export| export.id).collect())
 }
 
 impl Candidate {
-    fn may_hold(&self, traces: &Traces<'_>) -> bool {
-        if !traces.are_alone {
+    fn may_read(&self, traces: &Traces<'_>, is_planned: bool) -> bool {
+        if !traces.are_alone || self.request.reads_of_anybody(&traces.types) {
             return self.request.reads_any(&traces.types);
         }
         // Whose members they are is known only when it is planned.
-        let is_limited_to_others = self.request.is_frozen() && self.is_planned && !self.is_of_patient;
+        let is_limited_to_others = self.request.is_frozen() && is_planned && !self.is_of_patient;
         !is_limited_to_others && self.request.may_hold(traces.patient, &traces.types)
+    }
+
+    /// Of the Provenances in exports of everybody it is not recorded to whom belongs what they are about; nor, in the block
+    /// of one patient, that it is another's, too.
+    fn has_unrecorded_provenances(&self, traces: &Traces<'_>) -> bool {
+        traces.types.contains(&ResourceType::PROVENANCE)
+            && self.request.types.contains(&ResourceType::PROVENANCE)
+            && (!self.request.is_frozen() || self.request.by_patient)
     }
 
     fn is_about(&self, patient: &str) -> bool {

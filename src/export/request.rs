@@ -193,6 +193,11 @@ impl ExportRequest {
         is_of_them && (self.patients.is_empty() || self.patients.contains(patient)) && self.reads_any(types)
     }
 
+    /// Whether it reads resources of any of these types whosever they are: what others refer to, or are found by.
+    pub(crate) fn reads_of_anybody(&self, types: &BTreeSet<ResourceType>) -> bool {
+        !self.referenced.is_disjoint(types) || !self.searched().is_disjoint(types)
+    }
+
     /// Whether it reads resources of any of these types, also to find others by them.
     pub(crate) fn reads_any(&self, types: &BTreeSet<ResourceType>) -> bool {
         [&self.types, &self.referenced, &self.searched()].into_iter().any(|read| !read.is_disjoint(types))

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -47,15 +47,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What a client that waits leaves of `http.request_timeout` for its answer.
 const TO_ANSWER: Duration = Duration::from_secs(1);
 
-/// GET: the job is in the query.
+/// GET and HEAD: the job is in the query.
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     address: Address,
+    method: Method,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, address, &headers, asked(&parameters::of_query(query.as_deref())?)?).await
+    let told = (method != Method::HEAD).then(|| requester(&caller, address));
+    poll(&app, &caller, told.as_ref(), &headers, asked(&parameters::of_query(query.as_deref())?)?).await
 }
 
 /// POST: the job may be in a Parameters resource (rule C13).
@@ -67,7 +69,8 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    poll(&app, &caller, address, &headers, asked(&parameters::of_post(query.as_deref(), &headers, &body)?)?).await
+    let told = requester(&caller, address);
+    poll(&app, &caller, Some(&told), &headers, asked(&parameters::of_post(query.as_deref(), &headers, &body)?)?).await
 }
 
 /// What is asked for.
@@ -125,10 +128,11 @@ fn no_page(asked: &Asked) -> ApiError {
     }
 }
 
+/// `told` is who hears of the files: with HEAD nobody.
 async fn poll(
     app: &App,
     caller: &Principal,
-    address: Address,
+    told: Option<&Requester>,
     headers: &HeaderMap,
     asked: Asked,
 ) -> Result<Response, ApiError> {
@@ -141,13 +145,12 @@ async fn poll(
         let text = "You ask for this export too often; wait as long as Retry-After says. The export goes on.";
         return Err(ApiError::throttled(text, SHORTEST_PAUSE));
     }
-    let by = requester(caller, address);
     match Prefer::read(headers).wait {
-        None => answer(app, &by, &asked, job).await,
+        None => answer(app, told, &asked, job).await,
         Some(time) => {
             let time = time.min(longest_wait(app));
             let job = wait_for_end(app, caller, &asked, &job, time).await?;
-            Ok(waited(answer(app, &by, &asked, job).await?, time))
+            Ok(waited(answer(app, told, &asked, job).await?, time))
         }
     }
 }
@@ -194,9 +197,9 @@ fn waited(mut response: Response, time: Duration) -> Response {
     response
 }
 
-async fn answer(app: &App, by: &Requester, asked: &Asked, job: Job) -> Result<Response, ApiError> {
+async fn answer(app: &App, told: Option<&Requester>, asked: &Asked, job: Job) -> Result<Response, ApiError> {
     let separate = job.request.separate_status;
-    let response = status_of(app, by, asked, job).await?;
+    let response = status_of(app, told, asked, job).await?;
     Ok(if separate { separately(response) } else { response })
 }
 
@@ -208,16 +211,16 @@ fn separately(mut response: Response) -> Response {
     response
 }
 
-async fn status_of(app: &App, by: &Requester, asked: &Asked, job: Job) -> Result<Response, ApiError> {
+async fn status_of(app: &App, told: Option<&Requester>, asked: &Asked, job: Job) -> Result<Response, ApiError> {
     // Only the page after those that are closed may come yet.
     if asked.page > job.pages + 1 {
         return Err(no_page(asked));
     }
     match job.state {
-        JobState::Accepted | JobState::Running => in_progress(app, by, asked.page, &job).await,
+        JobState::Accepted | JobState::Running => in_progress(app, told, asked.page, &job).await,
         JobState::Completed => {
             let manifest = manifest(&app.pool, &job, asked.page, terms(app)).await?.ok_or_else(|| no_page(asked))?;
-            note_told(app, by, &job, StatusCode::OK, asked.page, &manifest).await?;
+            note_told(app, told, &job, StatusCode::OK, asked.page, &manifest).await?;
             let headers = [(CONTENT_TYPE, JSON.to_owned()), (EXPIRES, http_date(job.expires_at))];
             Ok((StatusCode::OK, headers, manifest.json.to_string()).into_response())
         }
@@ -240,27 +243,30 @@ fn terms(app: &App) -> Terms<'_> {
 /// Before a client is told of files it is written down that it is.
 async fn note_told(
     app: &App,
-    by: &Requester,
+    told: Option<&Requester>,
     job: &Job,
     status: StatusCode,
     page: i32,
-    told: &Manifest,
+    manifest: &Manifest,
 ) -> Result<(), ApiError> {
-    let detail = json!({ "page": page, "files": told.files, "resources": told.resources });
+    let Some(by) = told else { return Ok(()) };
+    let detail = json!({ "page": page, "files": manifest.files, "resources": manifest.resources });
     let entry = Entry { detail, ..Entry::about_job(Kind::Manifest, by, job.id, status.as_u16()) };
     entry.write(&app.pool).await?;
     Ok(())
 }
 
-async fn in_progress(app: &App, by: &Requester, page: i32, job: &Job) -> Result<Response, ApiError> {
+async fn in_progress(app: &App, told: Option<&Requester>, page: i32, job: &Job) -> Result<Response, ApiError> {
     let text = match app.config.wire.progress() {
         Progress::Percent => percent_text(app, job).await?,
         Progress::Hapi => hapi_text(job),
     };
     let headers = [(RETRY_AFTER, retry_after(job.age).as_secs().to_string()), (PROGRESS, text)];
-    Ok(match partial_manifest(app, page, job).await? {
+    // A page that is told closes, so it has to be told to somebody.
+    let manifest = if told.is_some() { partial_manifest(app, page, job).await? } else { None };
+    Ok(match manifest {
         Some(manifest) => {
-            note_told(app, by, job, StatusCode::ACCEPTED, page, &manifest).await?;
+            note_told(app, told, job, StatusCode::ACCEPTED, page, &manifest).await?;
             (StatusCode::ACCEPTED, headers, [(CONTENT_TYPE, JSON)], manifest.json.to_string()).into_response()
         }
         None => (StatusCode::ACCEPTED, headers, [(CONTENT_LENGTH, "0")]).into_response(),

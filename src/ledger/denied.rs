@@ -2,17 +2,20 @@
 //! nor the time of the database, and what is somebody else's takes as long to deny as what never was.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::PgPool;
 
 use crate::identity::Owner;
 
-/// So many attempts are told apart, beyond which all are one for each status.
+/// So many attempts are told apart, beyond which all are one for each status: of those whose owner is known, and as many of
+/// strangers, so that no flood of the one hides the others.
 const MOST: usize = 1_000;
-/// So many more with every write: some six thousand rows an hour, whatever comes.
+/// So many more with every write: some six thousand rows an hour of either, whatever comes.
 const MORE: usize = 8;
+/// The part of an IPv6 address that says whose network it is: whoever has one has all addresses in it.
+const NETWORK: u128 = !(u64::MAX as u128);
 
 /// What attempts have in common that are counted together. Nothing of it is the caller's choice but the address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,31 +41,53 @@ pub(super) struct Denied(Mutex<Counts>);
 
 struct Counts {
     attempts: HashMap<Attempt, i64>,
-    /// How many more are told apart.
-    room: usize,
+    /// How many more are told apart: of those with an owner,
+    room_of_owners: usize,
+    /// and of strangers.
+    room_of_strangers: usize,
 }
 
 impl Default for Denied {
     fn default() -> Self {
-        Self(Mutex::new(Counts { attempts: HashMap::new(), room: MOST }))
+        Self(Mutex::new(Counts { attempts: HashMap::new(), room_of_owners: MOST, room_of_strangers: MOST }))
+    }
+}
+
+impl By {
+    /// From where: of a stranger by IPv6 the network.
+    fn place(&self) -> String {
+        match self.address {
+            IpAddr::V6(address) if self.owner.is_none() => format!("{address}/64"),
+            address => address.to_string(),
+        }
+    }
+
+    /// Strangers are told apart by it.
+    fn with_place(mut self) -> Self {
+        if let (IpAddr::V6(address), None) = (self.address, &self.owner) {
+            self.address = Ipv6Addr::from_bits(address.to_bits() & NETWORK).into();
+        }
+        self
     }
 }
 
 impl Denied {
-    pub(super) fn count(&self, attempt: Attempt) {
-        self.lock().add(attempt, 1);
+    pub(super) fn count(&self, Attempt { by, status }: Attempt) {
+        self.lock().add(Attempt { by: by.map(By::with_place), status });
     }
 
     /// Writes them all; what cannot be written is kept for the next time.
     pub(super) async fn write(&self, pool: &PgPool) {
         let attempts = self.lock().take();
         if attempts.is_empty() {
-            return;
+            return self.lock().make_room();
         }
-        if let Err(error) = insert(pool, &attempts).await {
-            tracing::error!(%error, "denied requests cannot be written to the ledger of disclosures; tried again");
-            let mut counts = self.lock();
-            attempts.into_iter().for_each(|(attempt, count)| counts.add(attempt, count));
+        match insert(pool, &attempts).await {
+            Ok(()) => self.lock().make_room(),
+            Err(error) => {
+                tracing::error!(%error, "denied requests cannot be written to the ledger of disclosures; tried again");
+                self.lock().put_back(attempts);
+            }
         }
     }
 
@@ -73,20 +98,47 @@ impl Denied {
 }
 
 impl Counts {
-    fn add(&mut self, attempt: Attempt, count: i64) {
+    fn add(&mut self, attempt: Attempt) {
         if let Some(counted) = self.attempts.get_mut(&attempt) {
-            *counted += count;
-        } else if attempt.by.is_none() || self.room > 0 {
-            self.room = self.room.saturating_sub(usize::from(attempt.by.is_some()));
-            self.attempts.insert(attempt, count);
+            *counted += 1;
+        } else if let Some(room) = self.room_of(&attempt) {
+            if *room == 0 {
+                return self.add(Attempt { by: None, ..attempt });
+            }
+            *room -= 1;
+            self.attempts.insert(attempt, 1);
         } else {
-            self.add(Attempt { by: None, ..attempt }, count);
+            self.attempts.insert(attempt, 1);
         }
     }
 
+    /// What it takes a place of, if it is told apart.
+    fn room_of(&mut self, attempt: &Attempt) -> Option<&mut usize> {
+        let has_owner = attempt.by.as_ref()?.owner.is_some();
+        Some(if has_owner { &mut self.room_of_owners } else { &mut self.room_of_strangers })
+    }
+
     fn take(&mut self) -> Vec<(Attempt, i64)> {
-        self.room = (self.room + MORE).min(MOST);
         self.attempts.drain().collect()
+    }
+
+    /// What could not be written has its places already; what has come again meanwhile has taken a second one.
+    fn put_back(&mut self, attempts: Vec<(Attempt, i64)>) {
+        for (attempt, count) in attempts {
+            if self.attempts.contains_key(&attempt)
+                && let Some(room) = self.room_of(&attempt)
+            {
+                *room += 1;
+            }
+            *self.attempts.entry(attempt).or_default() += count;
+        }
+    }
+
+    /// Once all is written.
+    fn make_room(&mut self) {
+        for room in [&mut self.room_of_owners, &mut self.room_of_strangers] {
+            *room = (*room + MORE).min(MOST);
+        }
     }
 }
 
@@ -105,7 +157,7 @@ async fn insert(pool: &PgPool, attempts: &[(Attempt, i64)]) -> Result<(), sqlx::
             as attempt (outcome, count, address, issuer, subject, method, route)",
         &statuses,
         &counts,
-        &column(|by| Some(by.address.to_string())) as &[Option<String>],
+        &column(|by| Some(by.place())) as &[Option<String>],
         &column(|by| by.owner.as_ref().map(|owner| owner.issuer.clone())) as &[Option<String>],
         &column(|by| by.owner.as_ref().map(|owner| owner.subject.clone())) as &[Option<String>],
         &column(|by| Some(by.method.clone())) as &[Option<String>],
@@ -120,24 +172,88 @@ async fn insert(pool: &PgPool, attempts: &[(Attempt, i64)]) -> Result<(), sqlx::
 mod tests {
     use super::*;
 
+    fn by(address: IpAddr, owner: Option<&str>) -> By {
+        let owner = owner.map(|subject| Owner { issuer: "i".to_owned(), subject: subject.to_owned() });
+        By { address, owner, method: "GET".to_owned(), route: "/fhir/Binary/{id}".to_owned() }
+    }
+
     fn from(address: u32, status: u16) -> Attempt {
-        let (method, route) = ("GET".to_owned(), "/fhir/Binary/{id}".to_owned());
-        Attempt { by: Some(By { address: IpAddr::from(address.to_be_bytes()), owner: None, method, route }), status }
+        Attempt { by: Some(by(IpAddr::from(address.to_be_bytes()), None)), status }
+    }
+
+    /// As a write does that succeeds.
+    fn written(denied: &Denied) -> HashMap<Attempt, i64> {
+        let mut counts = denied.lock();
+        let attempts = counts.take();
+        counts.make_room();
+        attempts.into_iter().collect()
+    }
+
+    fn flood(denied: &Denied, status: u16) {
+        (0..5_000).for_each(|address| denied.count(from(address, status)));
     }
 
     #[test]
     fn past_the_limit_attempts_are_counted_together() {
         let denied = Denied::default();
-        let flood = |status| (0..5_000).for_each(|address| denied.count(from(address, status)));
-        flood(401);
-        flood(404);
-        let attempts: HashMap<_, _> = denied.lock().take().into_iter().collect();
+        flood(&denied, 401);
+        flood(&denied, 404);
+        let attempts = written(&denied);
         assert_eq!(attempts.len(), MOST + 2);
         assert_eq!(attempts[&Attempt { by: None, status: 401 }], 4_000);
         assert_eq!(attempts[&Attempt { by: None, status: 404 }], 5_000);
         // And there is not at once room for as many again.
-        flood(401);
-        assert_eq!(denied.lock().take().len(), MORE + 1);
-        assert_eq!(denied.lock().take(), []);
+        flood(&denied, 401);
+        assert_eq!(written(&denied).len(), MORE + 1);
+        assert_eq!(written(&denied).len(), 0);
+    }
+
+    #[test]
+    fn what_could_not_be_written_takes_no_more_room_than_before() {
+        let denied = Denied::default();
+        flood(&denied, 401);
+        for _ in 0..50 {
+            let mut counts = denied.lock();
+            let attempts = counts.take();
+            // One comes again while it is written.
+            counts.room_of_strangers += 1;
+            counts.add(from(7, 401));
+            counts.put_back(attempts);
+            assert_eq!(counts.room_of_strangers, 1);
+            counts.room_of_strangers = 0;
+        }
+        let attempts = written(&denied);
+        assert_eq!(attempts.len(), MOST + 1);
+        assert_eq!((attempts[&from(7, 401)], attempts[&Attempt { by: None, status: 401 }]), (51, 4_000));
+    }
+
+    #[test]
+    fn no_flood_of_strangers_hides_a_known_caller() {
+        let denied = Denied::default();
+        flood(&denied, 401);
+        let known = Attempt { by: Some(by(IpAddr::from([10, 0, 0, 1]), Some("bob"))), status: 403 };
+        denied.count(known.clone());
+        assert_eq!(written(&denied)[&known], 1);
+    }
+
+    #[test]
+    fn a_stranger_has_a_network_and_a_known_caller_an_address() {
+        let denied = Denied::default();
+        for address in ["2001:db8:1:2::7", "2001:db8:1:2:ffff::8", "2001:db8:1:3::7"] {
+            for owner in [None, Some("bob")] {
+                denied.count(Attempt { by: Some(by(address.parse().unwrap(), owner)), status: 401 });
+            }
+        }
+        let mut places: Vec<_> =
+            written(&denied).into_iter().map(|(attempt, count)| (attempt.by.unwrap().place(), count)).collect();
+        places.sort();
+        let expected = [
+            ("2001:db8:1:2::/64", 2),
+            ("2001:db8:1:2::7", 1),
+            ("2001:db8:1:2:ffff::8", 1),
+            ("2001:db8:1:3::/64", 1),
+            ("2001:db8:1:3::7", 1),
+        ];
+        assert_eq!(places, expected.map(|(place, count)| (place.to_owned(), count)));
     }
 }

@@ -89,7 +89,7 @@ pub(crate) async fn take_transaction_time(
 }
 
 /// Waits for the writers under way, and keeps all others, and planners, waiting until the end of the transaction.
-pub(super) async fn keep_writers_out(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn keep_writers_out(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"-- resource.clock.plan
         select pg_advisory_xact_lock($1) as "nothing: ()""#,

@@ -100,7 +100,10 @@ async fn what_tells_of_others_goes_only_if_that_is_asked_for() {
     assert_eq!(database.count("resource where resource_type = 'Group'").await, 1);
     database.put(&[&patient("x"), &group(&["x", "y"])]).await;
     assert!(erase(&database, &["Patient/x", "--shared"]).await.0);
-    assert_eq!(database.count("resource where resource_type = 'Group' and superseded_at = 'infinity'").await, 0);
+    assert_eq!(
+        database.count("resource where resource_type = 'Group' and superseded_at = 'infinity' and not deleted").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -138,6 +141,70 @@ async fn where_the_data_of_a_patient_comes_from_goes_too() {
     database.put(&[&patient("x"), &provenance("xy", &["Patient/x", "Observation/y1"])]).await;
     let (done, told) = erase(&database, &["Patient/x"]).await;
     assert!(!done && told.contains("Provenance/xy"), "{told}");
+}
+
+#[tokio::test]
+async fn what_was_the_patients_by_mistake_stays_with_whose_it_is() {
+    let database = filled().await;
+    database.put(&[&observation("o", "x", "final"), &group(&["x", "y"])]).await;
+    let provenances = [provenance("of-o", &["Observation/o"]), provenance("of-g", &["Group/g"])];
+    database.put(&[&observation("o", "y", "final"), &group(&["y"]), &provenances[0], &provenances[1]]).await;
+    database.put(&[&observation("p", "y", "final")]).await;
+    database.put(&[&observation("p", "x", "final")]).await;
+    let (done, told) = erase(&database, &["Patient/x"]).await;
+    assert!(done, "{told}");
+    assert_eq!(mentions_of_x(&database).await, 0);
+    let current = "resource where superseded_at = 'infinity' and not deleted and resource_type = ";
+    assert_eq!(database.count(&format!("{current}'Provenance'")).await, 2);
+    assert_eq!(database.count(&format!("{current}'Observation' and id in ('o', 'y1')")).await, 2);
+    // What was last the patient's ends without naming anybody, and goes on counting.
+    database.put(&[&observation("p", "y", "amended")]).await;
+    let versions = "resource where resource_type = 'Observation' and id = 'p' and version_id in (1, 3, 4)";
+    assert_eq!(database.count(versions).await, 3);
+}
+
+// The set of a file of everybody's Provenances names nobody
+#[tokio::test]
+async fn files_of_provenances_go_with_what_they_are_about() {
+    let database = filled().await;
+    database.put(&[&provenance("x3", &["Observation/x1"]), &provenance("y3", &["Observation/y1"])]).await;
+    let server = Server::start(&database).await;
+    let job = server.anybody().kick_off("?_type=Provenance").await;
+    job.completed().await;
+    let of_y = server.anybody();
+    let of_y = of_y.accepted(of_y.export_at("/Patient/y/$export?_type=Provenance")).await;
+    of_y.completed().await;
+    assert!(erase(&database, &["Patient/x"]).await.0);
+    assert_eq!(job.poll().await.status(), 404);
+    assert_eq!(of_y.poll().await.status(), 200);
+}
+
+// Of exports of others it may be known only by what they refer to
+#[tokio::test]
+async fn an_export_that_follows_references_stands_against_it_too() {
+    let database = filled().await;
+    let device = json!({ "resourceType": "Device", "id": "x5", "patient": { "reference": "Patient/x" } }).to_string();
+    database.put(&[&device]).await;
+    database.hold_parts().await;
+    let server = Server::start_with(&database, &[("include.referenced", r#"["Device"]"#)]).await;
+    let of_y = server.anybody();
+    let of_y = of_y.accepted(of_y.export_at("/Patient/y/$export")).await;
+    eventually("it runs", || async { database.count("export_job where state = 'running'").await == 1 }).await;
+    let (done, told) = erase(&database, &["Patient/x"]).await;
+    assert!(!done && told.contains(of_y.id()), "{told}");
+    database.let_parts_go().await;
+    of_y.completed().await;
+}
+
+#[tokio::test]
+async fn it_is_said_if_an_old_transaction_keeps_it_in_the_tables() {
+    let database = filled().await;
+    let mut old = database.pool.begin().await.unwrap();
+    sqlx::query("set transaction isolation level repeatable read").execute(&mut *old).await.unwrap();
+    sqlx::query("select count(*) from resource").execute(&mut *old).await.unwrap();
+    let (done, told) = erase(&database, &["Patient/x"]).await;
+    old.rollback().await.unwrap();
+    assert!(done && told.contains("Transactions that are open"), "{told}");
 }
 
 // Whoever downloads it gets no more of it

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Caller, Database, Issuer, Job, Manifest, Server};
+use crate::support::{Caller, Database, Issuer, Job, Manifest, Server, eventually};
 
 const LABORATORY: &str = "system/Observation.rs?category=laboratory";
 const VITAL_SIGNS: &str = "system/Observation.rs?category=vital-signs";
@@ -186,4 +186,68 @@ async fn polls_and_files_need_a_scope_that_covers_what_was_exported() {
     assert_eq!(status(&[LABORATORY], &job.url).await, 403);
     assert_eq!(status(&[LABORATORY], &file).await, 403);
     assert_eq!(status(&["system/Observation.rs"], &file).await, 200);
+}
+
+// B15, I5: what the kick-off needed is needed later, too
+#[tokio::test]
+async fn a_group_and_what_was_searched_are_asked_for_again() {
+    let scene = Scene::set().await;
+    let all = scene.with(&["system/*.rs"]);
+    for (path, without) in [
+        ("/Group/g/$export?_type=Patient", "system/Patient.rs system/Observation.rs"),
+        ("/Patient/a/$export?_type=Observation", "system/Observation.rs system/Group.rs"),
+        ("/Patient/$export?_type=Observation&patient=a", "system/Observation.rs"),
+        ("/$export?_type=Patient&_typeFilter=Patient?_has:Observation:patient:category=laboratory", PATIENTS),
+    ] {
+        let (job, manifest) = completed(&all, path).await;
+        let lost = scene.with(&[without]);
+        for request in [lost.get(&job.url), lost.get(&manifest.urls("output")[0]), lost.export_at(path)] {
+            lost.refused(request, 403).await;
+        }
+        assert_eq!(job.poll().await.status(), 200, "{path}");
+    }
+}
+
+// What cannot be compared with the limit is counted; whose it is, is not for the caller. Nor is how much there is.
+#[tokio::test]
+async fn of_what_limits_hide_nothing_is_told() {
+    let scene = Scene::set().await;
+    let broken = json!({ "resourceType": "Observation", "id": "hidden", "effectiveDateTime": "yesterday" });
+    scene.database.put(&[&broken.to_string()]).await;
+    let limited = scene.with(&["system/Observation.rs?date=ge2020", "system/Patient.rs"]);
+    let (_, manifest) = completed(&limited, "/$export").await;
+    let remarks = manifest.lines("error").await;
+    assert!(remarks.iter().all(|(_, line)| !line.contains("hidden")), "{remarks:?}");
+    assert!(remarks.iter().any(|(_, line)| line.contains("1 resources are left out")), "{remarks:?}");
+    let whole = scene.with(&["system/*.rs"]);
+    let (_, manifest) = completed(&whole, "/$export?_typeFilter=Observation?date=ge2020").await;
+    assert!(manifest.lines("error").await.iter().any(|(_, line)| line.contains("Observation/hidden")));
+    scene.database.hold_parts().await;
+    for (caller, is_told) in [(&whole, true), (&limited, false)] {
+        let job = caller.kick_off("?_type=Observation").await;
+        eventually("it runs and says how far it is", || async {
+            let poll = job.poll().await;
+            let progress = poll.headers().get("x-progress").map(|progress| progress.to_str().unwrap().to_owned());
+            progress.is_some_and(|progress| if is_told { progress.contains(" of about ") } else { progress == "0%" })
+        })
+        .await;
+    }
+    scene.database.let_parts_go().await;
+}
+
+// Another version may know more kinds of limits
+#[tokio::test]
+async fn limits_that_are_not_understood_cover_nothing() {
+    let scene = Scene::set().await;
+    let limited = scene.with(&[LABORATORY]);
+    let (job, manifest) = completed(&limited, "/$export").await;
+    let file = manifest.urls("output").remove(0);
+    let granted = r#"["Observation?x-new=1", "Observation?category=laboratory"]"#;
+    scene
+        .database
+        .execute(&format!("update export_job set request = jsonb_set(request, '{{filters,granted}}', '{granted}')"))
+        .await;
+    limited.refused(limited.get(&file), 403).await;
+    limited.refused(limited.get(&job.url), 403).await;
+    assert_eq!(scene.with(&["system/*.rs"]).get(&file).send().await.unwrap().status(), 200);
 }

@@ -116,6 +116,28 @@ async fn expect_each_once(database: &Database, server: &Server, mut found: Vec<S
     assert_eq!(found, wanted);
 }
 
+// A page that is told is written down; HEAD tells nobody, so it closes none
+#[tokio::test]
+async fn who_is_told_what_is_ready_is_written_down() {
+    let database = held(300).await;
+    let server = Server::start_with(&database, &[SMALL_FILES]).await;
+    let anybody = server.anybody();
+    let job = anybody.kick_off(QUERY).await;
+    release(&database, "ordinal in (0, 1)").await;
+    let entries = "disclosure where event = 'manifest'";
+    assert_eq!(send(anybody.request(Method::HEAD, &job.url)).await.status, 202);
+    let closed = "export_job where pages > 0";
+    assert_eq!((database.count(entries).await, database.count(closed).await), (0, 0));
+    let page = partial(&anybody, &job.url).await;
+    let resources = page["output"].as_array().unwrap().iter().map(|file| file["count"].as_u64().unwrap()).sum::<u64>();
+    let as_told = format!(
+        "{entries} and outcome = 202 and job_id = '{}' and detail = '{}'",
+        job.id(),
+        json!({ "page": 1, "files": files(&page).len(), "resources": resources })
+    );
+    assert_eq!((database.count(entries).await, database.count(&as_told).await), (1, 1));
+}
+
 // C11, E11, G11
 #[tokio::test]
 async fn what_is_ready_is_told_page_by_page() {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::secured::PATIENT;
 use crate::support::smart::{SmartClient, now, registering};
-use crate::support::{Caller, Database, Issuer, Job, Server, trusting};
+use crate::support::{Caller, Database, Issuer, Job, Server};
 
 const ROLES: [&str; 4] = ["$bulk-export", "Binary.read", "Patient.search", "Group.search"];
 const GROUP: &str = r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p"}}]}"#;
@@ -24,44 +24,48 @@ enum Who {
     NoRole,
     /// Another user who may do everything.
     Other,
+    /// Another client, whose scopes give it parts of types.
+    Limited,
     /// Who started the export.
     Owner,
 }
 
-use Who::{NoRole, Nobody, Other, Owner, WrongKind};
+use Who::{Limited, NoRole, Nobody, Other, Owner, WrongKind};
 
 /// What each is answered.
-type Row = (&'static str, &'static str, [(Who, u16); 5]);
+type Row = (&'static str, &'static str, [(Who, u16); 6]);
 
-const fn row(method: &'static str, path: &'static str, answers: [u16; 5]) -> Row {
-    let [nobody, wrong_kind, no_role, other, owner] = answers;
-    let answers = [(Nobody, nobody), (WrongKind, wrong_kind), (NoRole, no_role), (Other, other), (Owner, owner)];
+const fn row(method: &'static str, path: &'static str, answers: [u16; 6]) -> Row {
+    let [nobody, wrong_kind, no_role, other, limited, owner] = answers;
+    let of_others = [(Other, other), (Limited, limited)];
+    let answers =
+        [(Nobody, nobody), (WrongKind, wrong_kind), (NoRole, no_role), of_others[0], of_others[1], (Owner, owner)];
     (method, path, answers)
 }
 
 const TABLE: [Row; 18] = [
-    //                                                nobody, wrong kind, no role, other, owner
-    row("GET", "/fhir/$export", [401, 403, 403, 202, 202]),
-    row("POST", "/fhir/$export", [401, 403, 403, 202, 202]),
-    row("GET", "/fhir/Patient/$export", [401, 403, 403, 202, 202]),
-    row("POST", "/fhir/Patient/$export", [401, 403, 403, 202, 202]),
-    row("GET", "/fhir/Patient/{id}/$export", [401, 403, 403, 202, 202]),
-    row("POST", "/fhir/Patient/{id}/$export", [401, 403, 403, 202, 202]),
-    row("GET", "/fhir/Group/{id}/$export", [401, 403, 403, 202, 202]),
-    row("POST", "/fhir/Group/{id}/$export", [401, 403, 403, 202, 202]),
-    row("GET", "/fhir/$export-poll-status", [401, 403, 403, 404, 200]),
-    row("POST", "/fhir/$export-poll-status", [401, 403, 403, 404, 200]),
+    // nobody, wrong kind, no role, other, limited, owner
+    row("GET", "/fhir/$export", [401, 403, 403, 202, 202, 202]),
+    row("POST", "/fhir/$export", [401, 403, 403, 202, 202, 202]),
+    row("GET", "/fhir/Patient/$export", [401, 403, 403, 202, 202, 202]),
+    row("POST", "/fhir/Patient/$export", [401, 403, 403, 202, 202, 202]),
+    row("GET", "/fhir/Patient/{id}/$export", [401, 403, 403, 202, 403, 202]),
+    row("POST", "/fhir/Patient/{id}/$export", [401, 403, 403, 202, 403, 202]),
+    row("GET", "/fhir/Group/{id}/$export", [401, 403, 403, 202, 403, 202]),
+    row("POST", "/fhir/Group/{id}/$export", [401, 403, 403, 202, 403, 202]),
+    row("GET", "/fhir/$export-poll-status", [401, 403, 403, 404, 404, 200]),
+    row("POST", "/fhir/$export-poll-status", [401, 403, 403, 404, 404, 200]),
     // Who has lost the right to read may still have it removed.
-    row("DELETE", "/fhir/$export-poll-status", [401, 403, 202, 404, 202]),
-    row("GET", "/fhir/Binary/{id}", [401, 403, 403, 404, 200]),
-    row("GET", "/fhir/Binary/{id}/_history/{version}", [401, 403, 403, 404, 200]),
+    row("DELETE", "/fhir/$export-poll-status", [401, 403, 202, 404, 404, 202]),
+    row("GET", "/fhir/Binary/{id}", [401, 403, 403, 404, 404, 200]),
+    row("GET", "/fhir/Binary/{id}/_history/{version}", [401, 403, 403, 404, 404, 200]),
     // What the server can do is no secret.
-    row("GET", "/fhir/metadata", [200; 5]),
-    row("GET", "/fhir/OperationDefinition/{id}", [200; 5]),
-    row("GET", "/fhir/.well-known/smart-configuration", [200; 5]),
-    row("GET", "/auth/jwks", [200; 5]),
+    row("GET", "/fhir/metadata", [200; 6]),
+    row("GET", "/fhir/OperationDefinition/{id}", [200; 6]),
+    row("GET", "/fhir/.well-known/smart-configuration", [200; 6]),
+    row("GET", "/auth/jwks", [200; 6]),
     // Who asks for a token shows who it is in the body, and here shows nothing.
-    row("POST", "/auth/token", [400; 5]),
+    row("POST", "/auth/token", [400; 6]),
 ];
 
 /// What a caller sends as `Authorization`.
@@ -73,12 +77,27 @@ struct Kind {
 
 /// Those with tokens of the server's own.
 async fn clients(scene: &Scene) -> Vec<Kind> {
-    let Scene { client, server, stranger, .. } = scene;
+    let Scene { client, server, stranger, smart, .. } = scene;
     let bearer = |token: String| Some(format!("Bearer {token}"));
     let own = json!({ "iss": format!("{}/auth", server.address()), "sub": client.id, "client_id": client.id,
         "aud": server.base, "scope": "system/*.rs" });
     let kinds = vec![
         ("a client that may have all", Other, client.token(server, "system/*.rs").await),
+        (
+            "a client that asks for a part",
+            Limited,
+            client.token(server, "system/Patient.rs?_id=p system/Group.rs?_id=g").await,
+        ),
+        (
+            "a client of another issuer",
+            Other,
+            smart.token(&json!({ "client_id": client.id, "scope": "system/*.read" })),
+        ),
+        (
+            "a client of another issuer with a part",
+            Limited,
+            smart.token(&json!({ "sub": "s", "scope": "system/Patient.rs?_id=p" })),
+        ),
         ("an assertion of a client", Nobody, client.assertion(server)),
         ("a token that a client has made", Nobody, client.sign(&client.header(), &with_end(&own))),
         ("a token of the server's, by a stranger", Nobody, stranger.token(&own)),
@@ -204,6 +223,8 @@ struct Scene {
     _database: Database,
     issuer: Issuer,
     stranger: Issuer,
+    /// One whose tokens have scopes.
+    smart: Issuer,
     client: SmartClient,
     server: Server,
 }
@@ -214,13 +235,18 @@ impl Scene {
         database.put(&[PATIENT, GROUP]).await;
         let (issuer, stranger) = (Issuer::start().await, Issuer::start().await);
         let client = SmartClient::new("client");
-        let mut settings = trusting(&[&issuer]);
+        let smart = Issuer::start().await;
+        let mut settings = vec![("auth.mode", "token".to_owned())];
+        let line = |issuer: &Issuer, profile| {
+            format!("{{ issuer = \"{}\", audience = [\"fhir\"], profile = \"{profile}\" }}", issuer.url())
+        };
+        settings.push(("auth.issuers", format!("[{}, {}]", line(&issuer, "ehealth"), line(&smart, "smart"))));
         settings.extend(registering(&[client.registered_for(&["system/*.rs"])]));
         for limit in ["export.max_running_per_owner", "export.max_running", "export.max_queued"] {
             settings.push((limit, "10000".to_owned()));
         }
         let server = Server::start_with(&database, &settings).await;
-        Self { _database: database, issuer, stranger, client, server }
+        Self { _database: database, issuer, stranger, smart, client, server }
     }
 
     fn owner(&self) -> Caller {
@@ -388,5 +414,20 @@ async fn what_is_foreign_takes_as_long_as_what_never_was() {
         });
         println!("{route}: foreign {:.0} µs, unknown {:.0} µs", foreign * 1e6, unknown * 1e6);
         assert!((0.95..1.05).contains(&(foreign / unknown)), "{route}");
+    }
+}
+
+// What shows a defence is to be there
+#[test]
+fn the_tests_that_security_md_names_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let last_columns =
+        text.lines().filter(|line| line.matches('|').count() == 4).filter_map(|line| line.split('|').nth(3));
+    let named: Vec<_> = last_columns.flat_map(|column| column.split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let path = if name.contains('/') { root.join(name) } else { root.join(format!("tests/http/{name}.rs")) };
+        assert!(path.exists(), "{name}");
     }
 }

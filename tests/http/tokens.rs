@@ -238,7 +238,8 @@ async fn without_tokens_it_serves_the_own_machine_only() {
     // Settings that have no effect but with tokens show that the mode was forgotten.
     let clients = r#"[{ id = "c", jwks = '{"keys":[]}', scopes = ["system/*.rs"] }]"#;
     let issuers = r#"[{ issuer = "https://id.example.org", audience = ["fhir"] }]"#;
-    for forgotten in [("auth.clients", clients), ("auth.issuers", issuers), ("http.trusted_proxies", r#"["10.0.0.1"]"#)] {
+    for forgotten in [("auth.clients", clients), ("auth.issuers", issuers), ("http.trusted_proxies", r#"["10.0.0.1"]"#)]
+    {
         let said = refuses_to_start(&database, &[("http.listen", "127.0.0.1:0"), forgotten]).await;
         assert!(said.contains("auth.mode"), "{said}");
     }
