@@ -21,6 +21,7 @@ mod poll_status;
 mod request_id;
 mod response;
 pub(crate) mod serve;
+mod space;
 pub(crate) mod tls;
 mod token;
 

@@ -2,6 +2,7 @@
 //! reaped or pruned takes anything from it. (`export_job` and its parts, which come and go, are the ledger of work.)
 
 pub(crate) mod audit_event;
+pub(crate) mod brief;
 pub(crate) mod denied;
 pub(crate) mod event;
 pub(crate) mod file;

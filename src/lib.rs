@@ -19,7 +19,7 @@
 //! resource  → search, database, config, fhir, json
 //! search    → fhir, json
 //! binary    → ledger, identity, database, fhir
-//! ledger    → identity, fhir
+//! ledger    → identity, database, fhir
 //! identity  → search, fhir, secret
 //! database  → config
 //! telemetry → config

@@ -150,8 +150,11 @@ impl Server {
         workers.start(&announcements, &tasks, &shutdown);
         let reaper = Reaper { pool: database.sweep_pool(), retention: config.retention };
         tasks.spawn(reaper.run(useless, shutdown.soft.clone()));
-        let (entries, stop) = (Arc::clone(&ledger), shutdown.soft.clone());
-        tasks.spawn(async move { entries.run(stop).await });
+        // Requests are denied until the last connection has ended.
+        let (recording, entries, stop_recording) =
+            (Tasks::new(shutdown.clone()), Arc::clone(&ledger), CancellationToken::new());
+        let stop = stop_recording.clone();
+        recording.spawn(async move { entries.run(stop).await });
         tasks.spawn(complete_indexes(database.sweep_pool(), shutdown.soft.clone()));
         let fhir = http::router(Arc::clone(&app));
         let (acceptor, renewal) = tls.unzip();
@@ -166,7 +169,9 @@ impl Server {
         let probing = tokio::spawn(http::serve::serve(operator, probes, None, config.http.clone(), until_end.clone()));
 
         tokio::spawn(signals.shut_down(shutdown, config.http.shutdown_grace));
-        let all_well = tasks.all_ended().await;
+        let mut all_well = tasks.all_ended().await;
+        stop_recording.cancel();
+        all_well &= recording.all_ended().await;
         ledger.close().await;
         until_end.soft.cancel();
         until_end.hard.cancel();

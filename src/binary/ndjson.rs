@@ -5,6 +5,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::codec::{Chosen, Codec, DeflateError};
+#[cfg(doc)]
+use crate::ledger::patients::MANY;
 use crate::ledger::patients::{PatientSet, Patients};
 
 /// NDJSON in one chunk.
@@ -12,7 +14,8 @@ pub(crate) const BLOCK: usize = 1 << 20;
 /// Messages under way between two stages: what bounds the memory.
 const UNDER_WAY: usize = 2;
 
-/// How large files become, in bytes of NDJSON.
+/// How large files become, in bytes of NDJSON. However large it may be, a file also ends with the line, or with the block, with
+/// which it holds data of [`MANY`] Patients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileSize {
     /// A file ends with the line that reaches it, or with the block that does.
@@ -24,7 +27,7 @@ pub(crate) struct FileSize {
 }
 
 impl FileSize {
-    /// One file, however large.
+    /// One file, however large, of lines that are about nobody.
     pub(super) const ONE: Self = Self { target: u64::MAX, split: u64::MAX, max: u64::MAX };
 }
 
@@ -69,7 +72,7 @@ pub(crate) struct End {
 }
 
 /// The end of the pipeline into which lines go. Memory is bounded by blocks, not by lines: a long line is cut; and by the
-/// patients of a file.
+/// patients of a file, of whom there are not many more than [`MANY`].
 pub(crate) struct Lines {
     block: Vec<u8>,
     resources: i64,
@@ -147,7 +150,7 @@ impl Lines {
     /// Ends the block under way; a file that has reached its size ends with it.
     pub(crate) async fn end_block(&mut self, resource_type: &str) -> Result<(), Gone> {
         self.header = None;
-        if self.bytes >= self.size.target { self.end_file(resource_type).await } else { Ok(()) }
+        if self.is_full() { self.end_file(resource_type).await } else { Ok(()) }
     }
 
     /// Begins a line of so many bytes, which come in pieces.
@@ -204,10 +207,15 @@ impl Lines {
     pub(crate) async fn end_line(&mut self, resource_type: &str) -> Result<(), Gone> {
         self.append(b"\n").await?;
         self.resources += 1;
-        if self.header.is_none() && self.bytes >= self.size.target {
+        if self.header.is_none() && self.is_full() {
             self.end_file(resource_type).await?;
         }
         Ok(())
+    }
+
+    /// Whether the file under way is to end where one may.
+    fn is_full(&self) -> bool {
+        self.bytes >= self.size.target || self.patients.are_many()
     }
 
     /// What has been noted and added so far.
@@ -337,6 +345,53 @@ mod tests {
             compressor.await.unwrap().unwrap();
             (files, added)
         })
+    }
+
+    /// What comes out of lines that are about so many new Patients each, in blocks of so many lines; how many Patients each file
+    /// is about.
+    fn patients_of_files(counts: &[usize], block: Option<usize>) -> Vec<i32> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut sink, mut chunks, compressor) = pipeline(FileSize::ONE);
+            let feed = async move {
+                let mut next = 0;
+                for lines in counts.chunks(block.unwrap_or(counts.len())) {
+                    if block.is_some() {
+                        sink.begin_block("header".to_owned(), "p0".to_owned());
+                    }
+                    for count in lines {
+                        let ids: Vec<String> = (next..next + count).map(|n| format!("p{n}")).collect();
+                        next += count;
+                        sink.push(b"{}", &ids.join(" "), "Basic").await.unwrap();
+                    }
+                    if block.is_some() {
+                        sink.end_block("Basic").await.unwrap();
+                    }
+                }
+                sink.end_file("Basic").await.unwrap();
+            };
+            let collect = async {
+                let mut patients = Vec::new();
+                while let Some(packed) = chunks.recv().await {
+                    if let Packed::End(end) = packed {
+                        assert!(!end.continues);
+                        patients.push(end.patients.count);
+                    }
+                }
+                patients
+            };
+            let ((), patients) = tokio::join!(feed, collect);
+            compressor.await.unwrap().unwrap();
+            patients
+        })
+    }
+
+    // However large a client wants it
+    #[test]
+    fn a_file_ends_when_it_is_about_many_patients() {
+        let counts = [300_000, 200_000, 499_999, 0, 1, 7];
+        assert_eq!(patients_of_files(&counts, None), [500_000, 500_000, 7]);
+        assert_eq!(patients_of_files(&counts, Some(3)), [999_999, 9]);
     }
 
     fn lines() -> impl Strategy<Value = Vec<Vec<u8>>> {

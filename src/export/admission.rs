@@ -10,6 +10,7 @@ use super::request::{ExportRequest, REQUIRES};
 use crate::config;
 use crate::identity::Owner;
 use crate::ledger::Requester;
+use crate::ledger::brief::brief;
 use crate::ledger::event::{Entry, Kind};
 
 /// How a kick-off is answered that was accepted.
@@ -172,7 +173,7 @@ async fn insert(
 
 /// Writes down who asked for what, as it was understood.
 async fn note(connection: &mut PgConnection, kick_off: &KickOff<'_>, id: Uuid) -> Result<(), sqlx::Error> {
-    let detail = json!({ "request": kick_off.request });
+    let detail = brief(json!(kick_off.request));
     let entry = Entry { detail, ..Entry::about_job(Kind::KickOff, kick_off.by, id, ACCEPTED) };
     entry.write(connection).await?;
     Ok(())

@@ -194,7 +194,7 @@ async fn read_resources(
     sink.end_file(type_name).await
 }
 
-/// A long resource, never in memory as a whole.
+/// A resource that is long, or about many Patients: never in memory as a whole.
 async fn read_in_pieces(
     reader: &mut PgConnection,
     slice: &Slice,

@@ -23,6 +23,7 @@ use super::error::ApiError;
 use super::negotiate::representation;
 use super::parameters;
 use super::response::fhir_json;
+use super::space::check_space;
 use crate::binary::download::{Download, Representation};
 use crate::binary::{Binary, find_for, hexadecimal};
 use crate::export::request::ExportRequest;
@@ -120,8 +121,10 @@ async fn content(
     if method == Method::HEAD {
         return Ok(Body::empty());
     }
-    let under_way = app.downloads.begin(&by.owner)?;
-    let sending = Sending::begin(&app.ledger, by, status.as_u16(), download.range()).await?;
+    let range = download.range();
+    let under_way = app.downloads.begin(&by.owner, &range.file)?;
+    check_space(app, "There is no space left to write down who gets the file. Try again later.").await?;
+    let sending = Sending::begin(&app.ledger, by, status.as_u16(), range).await?;
     Ok(Body::from_stream(under_way.counting(sending.counting(download.stream()))))
 }
 

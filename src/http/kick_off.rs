@@ -18,6 +18,7 @@ use super::error::ApiError;
 use super::idempotency::idempotency_key;
 use super::negotiate::{PREFERENCE_APPLIED, Prefer, accepts_json};
 use super::parameters;
+use super::space::check_space;
 use super::{App, FHIR};
 use crate::export::admission::{KickOff, started_before, submit};
 use crate::export::chosen::{Chosen, present};
@@ -165,16 +166,7 @@ async fn check_readiness(app: &App) -> Result<(), ApiError> {
     if app.stopping.is_cancelled() {
         return Err(ApiError::unavailable("This server is stopping. Try again in a moment."));
     }
-    if app.disk.is_short(&app.pool).await? {
-        tracing::error!("a kick-off was refused: the database's disk has less free space than database.reserve");
-        return Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            IssueType::NoStore,
-            "There is no space left for another export. Try again later.",
-        )
-        .retry_after(Duration::from_secs(300)));
-    }
-    Ok(())
+    check_space(app, "There is no space left for another export. Try again later.").await
 }
 
 fn check_headers(headers: &HeaderMap, prefer: &Prefer) -> Result<(), ApiError> {

@@ -3,6 +3,7 @@
 
 mod downloads;
 mod polls;
+mod rate;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;

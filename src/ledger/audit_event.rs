@@ -110,7 +110,9 @@ fn job(event: &Event) -> Option<Value> {
         let identifier = json!({ "system": "urn:ietf:rfc:3986", "value": format!("urn:uuid:{job}") });
         entity["what"] = json!({ "identifier": identifier });
     }
-    let said = event.detail.as_object().into_iter().flatten().filter(|(name, _)| *name != "request");
+    // An erased patient is named as the others are: if it was asked for.
+    let is_said = |name: &str| name != "request" && name != "patient";
+    let said = event.detail.as_object().into_iter().flatten().filter(|(name, _)| is_said(name));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let details: Vec<Value> = said.map(|(name, value)| json!({ "type": name, "valueString": text(value) })).collect();
     if event.job.is_none() && details.is_empty() {

@@ -1,6 +1,8 @@
 //! What happened, an entry for each: written in the transaction that does it, or before the answer that tells of it. What
 //! cannot be written does not happen.
 
+use std::time::Duration;
+
 use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 use sqlx::{PgExecutor, PgPool};
@@ -8,6 +10,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Requester;
+use crate::database::code;
+
+/// Between two looks whether nobody is writing,
+const PAUSE: Duration = Duration::from_millis(50);
+/// and at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What kind of thing (migration 17 says what each is). One that a newer version has written is not taken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
@@ -120,11 +128,35 @@ impl Event {
 }
 
 /// The number up to which nothing more will come, however late who writes commits: who has read so far misses nothing by
-/// going on from there.
+/// going on from there. Who writes waits for it, a tenth of a second at most.
 pub(crate) async fn settled(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let mut pause = PAUSE;
+    loop {
+        let settled = sqlx::query_scalar!(
+            r#"-- ledger.event.settled
+            select disclosure_settled() as "number!""#
+        )
+        .fetch_one(pool)
+        .await;
+        match settled {
+            // lock_not_available
+            Err(error) if code(&error).as_deref() == Some("55P03") => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            settled => return settled,
+        }
+    }
+}
+
+/// The same, before all entries of exports that have not ended: more of their files may come to hold data of a patient.
+pub(crate) async fn ended(pool: &PgPool, settled: i64) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"-- ledger.event.settled
-        select disclosure_settled() as "number!""#
+        r#"-- ledger.event.ended
+        select least($1, min(number) - 1) as "number!"
+        from disclosure join export_job on export_job.id = job_id
+        where state in ('accepted', 'running')"#,
+        settled
     )
     .fetch_one(pool)
     .await
@@ -152,6 +184,34 @@ pub(crate) fn list(
     .fetch(pool)
 }
 
+/// All about these exports, the ledger itself, and the erasure of this patient (`Patient/<id>`): after one number up to
+/// another, since an instant, in their order.
+pub(crate) fn about<'a>(
+    pool: &'a PgPool,
+    jobs: &'a [Uuid],
+    patient: &'a str,
+    (after, until): (i64, i64),
+    since: Option<OffsetDateTime>,
+) -> BoxStream<'a, Result<Event, sqlx::Error>> {
+    sqlx::query_as!(
+        Event,
+        r#"-- ledger.event.about
+        select number, at, event as "kind: Kind", owner_issuer as issuer, owner_subject as subject, client, address,
+            job_id as job, file_id as file, download, outcome, detail
+        from disclosure
+        where number > $3 and number <= $4 and ($5::timestamptz is null or at >= $5) and (
+            job_id = any($1) or event in ('begin', 'unrecorded') or event = 'erase' and detail ->> 'patient' = $2
+        )
+        order by number"#,
+        jobs,
+        patient,
+        after,
+        until,
+        since
+    )
+    .fetch(pool)
+}
+
 /// All about one export, in their order.
 pub(crate) fn of_job(pool: &PgPool, job: Uuid) -> BoxStream<'_, Result<Event, sqlx::Error>> {
     sqlx::query_as!(
@@ -165,6 +225,16 @@ pub(crate) fn of_job(pool: &PgPool, job: Uuid) -> BoxStream<'_, Result<Event, sq
         job
     )
     .fetch(pool)
+}
+
+/// When the ledger began.
+pub(crate) async fn beginning(pool: &PgPool) -> Result<Option<OffsetDateTime>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- ledger.event.beginning
+        select min(at) from disclosure where event = 'begin'"#
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// When the ledger began, and since an instant the exports whose files are not known: those of versions before it.

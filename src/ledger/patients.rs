@@ -8,6 +8,10 @@ use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 
+/// A file ends when it holds data of so many: else one as large as a client may ask for would take all memory. The set of these
+/// takes some 45 MB; one resource about more makes it larger.
+pub(crate) const MANY: usize = 500_000;
+
 /// The ids met so far in a file under way. What it takes grows with their number: some 90 bytes for a UUID.
 #[derive(Debug, Default)]
 pub(crate) struct Patients {
@@ -29,6 +33,11 @@ impl Patients {
         }
         self.last.clear();
         self.last.push_str(ids);
+    }
+
+    /// Whether it is time for another file.
+    pub(crate) fn are_many(&self) -> bool {
+        self.ids.len() >= MANY
     }
 
     /// How they are stored: sorted, a line each, deflated.

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::event::{Event, Kind};
+
+/// A download whose end was not written has not gone on for longer than this.
+const LONGEST: Duration = Duration::DAY;
 
 /// In bytes of that representation of which there is most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,48 +21,93 @@ pub(crate) struct Received {
     pub(crate) of: u64,
 }
 
-/// Of one representation.
-#[derive(Default)]
-struct Pieces {
-    certain: Vec<Range<u64>>,
-    possible: Vec<Range<u64>>,
+/// The downloads of an export, entry by entry. What it takes grows with the files, not with the downloads.
+pub(crate) struct Downloads {
+    /// What was received before this does not count.
+    since: Option<OffsetDateTime>,
+    /// Those of which no end has come yet, by number.
+    under_way: HashMap<i64, Begun>,
+    /// By file and representation.
+    pieces: HashMap<String, BTreeMap<String, Pieces>>,
+}
+
+/// A download that has begun.
+struct Begun {
+    at: OffsetDateTime,
+    file: String,
+    representation: String,
+    asked_for: Range<u64>,
     of: u64,
 }
 
-impl Received {
-    /// Of each file, by the events of its export, since an instant.
-    pub(crate) fn by_file(events: &[Event], since: Option<OffsetDateTime>) -> HashMap<&str, Self> {
-        let sent: HashMap<i64, &Event> = events
-            .iter()
-            .filter(|event| event.kind == Kind::Sent)
-            .filter_map(|event| Some((event.download?, event)))
-            .collect();
-        let mut pieces: HashMap<&str, BTreeMap<&str, Pieces>> = HashMap::new();
-        for download in events.iter().filter(|event| event.kind == Kind::Download) {
-            let end = sent.get(&download.number);
-            if end.is_some_and(|end| since.is_some_and(|since| end.at < since)) {
-                continue;
-            }
-            let (Some(file), Some(from), Some(of)) = (&download.file, download.amount("from"), download.amount("of"))
-            else {
-                continue;
-            };
-            let representation = download.detail.get("representation").and_then(|name| name.as_str());
-            let of_file = pieces.entry(file).or_default().entry(representation.unwrap_or_default()).or_default();
-            of_file.of = of;
-            let until = |bytes: Option<u64>| from..from.saturating_add(bytes.unwrap_or(0));
-            match end {
-                Some(end) => of_file.certain.push(until(end.amount("bytes"))),
-                None => of_file.possible.push(until(download.amount("bytes"))),
+/// Of one representation.
+#[derive(Default)]
+struct Pieces {
+    certain: Ranges,
+    possible: Ranges,
+    of: u64,
+}
+
+/// None touches another.
+#[derive(Default)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Downloads {
+    pub(crate) fn since(since: Option<OffsetDateTime>) -> Self {
+        Self { since, under_way: HashMap::new(), pieces: HashMap::new() }
+    }
+
+    /// The next entry about the export.
+    pub(crate) fn add(&mut self, event: &Event) {
+        match event.kind {
+            Kind::Download => self.begin(event),
+            Kind::Sent => self.end(event),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, event: &Event) {
+        let (Some(file), Some(from), Some(of)) = (&event.file, event.amount("from"), event.amount("of")) else {
+            return;
+        };
+        let representation = event.detail.get("representation").and_then(|name| name.as_str()).unwrap_or_default();
+        let asked_for = from..from.saturating_add(event.amount("bytes").unwrap_or(0));
+        let (file, representation) = (file.clone(), representation.to_owned());
+        self.under_way.insert(event.number, Begun { at: event.at, file, representation, asked_for, of });
+    }
+
+    fn end(&mut self, event: &Event) {
+        let Some(begun) = event.download.and_then(|number| self.under_way.remove(&number)) else { return };
+        if self.since.is_none_or(|since| event.at >= since) {
+            let from = begun.asked_for.start;
+            let sent = from..from.saturating_add(event.amount("bytes").unwrap_or(0));
+            self.pieces(&begun).certain.add(sent);
+        }
+    }
+
+    fn pieces(&mut self, begun: &Begun) -> &mut Pieces {
+        let of_file = self.pieces.entry(begun.file.clone()).or_default();
+        let pieces = of_file.entry(begun.representation.clone()).or_default();
+        pieces.of = begun.of;
+        pieces
+    }
+
+    /// Of each file, when all entries have come.
+    pub(crate) fn received(mut self) -> HashMap<String, Received> {
+        for begun in std::mem::take(&mut self.under_way).into_values() {
+            if self.since.is_none_or(|since| since - begun.at <= LONGEST) {
+                self.pieces(&begun).possible.add(begun.asked_for.clone());
             }
         }
-        let most = |of_file: BTreeMap<&str, Pieces>| {
+        let most = |of_file: BTreeMap<String, Pieces>| {
             let all = of_file.into_values().map(Pieces::received);
             all.max_by(|one, other| one.share().total_cmp(&other.share())).unwrap_or_default()
         };
-        pieces.into_iter().map(|(file, of_file)| (file, most(of_file))).collect()
+        self.pieces.into_iter().map(|(file, of_file)| (file, most(of_file))).collect()
     }
+}
 
+impl Received {
     /// In a word.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -92,24 +140,29 @@ impl fmt::Display for Received {
 
 impl Pieces {
     fn received(mut self) -> Received {
-        let certainly = length(&mut self.certain);
-        self.possible.append(&mut self.certain);
-        Received { certainly, possibly: length(&mut self.possible), of: self.of }
+        let certainly = self.certain.length();
+        self.certain.0.into_iter().for_each(|(start, end)| self.possible.add(start..end));
+        Received { certainly, possibly: self.possible.length(), of: self.of }
     }
 }
 
-/// How many bytes lie in any of these.
-fn length(ranges: &mut [Range<u64>]) -> u64 {
-    ranges.sort_by_key(|range| range.start);
-    let mut end = 0;
-    ranges
-        .iter()
-        .map(|range| {
-            let new = range.end.saturating_sub(range.start.max(end));
-            end = end.max(range.end);
-            new
-        })
-        .sum()
+impl Ranges {
+    /// One more, in one with those that it touches.
+    fn add(&mut self, mut range: Range<u64>) {
+        while let Some((&start, &end)) = self.0.range(..=range.end).next_back()
+            && end >= range.start
+        {
+            self.0.remove(&start);
+            range = range.start.min(start)..range.end.max(end);
+        }
+        if !range.is_empty() {
+            self.0.insert(range.start, range.end);
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
 }
 
 #[cfg(test)]
@@ -137,15 +190,16 @@ mod tests {
     }
 
     /// Downloads of a hundred bytes, each: representation, from, asked, sent.
-    fn received(downloads: &[(&str, u64, u64, Option<u64>)]) -> Received {
-        let mut events = Vec::new();
+    fn received(downloads: &[(&str, u64, u64, Option<u64>)], since: Option<OffsetDateTime>) -> Received {
+        let mut all = Downloads::since(since);
         for (number, (representation, from, bytes, sent)) in (0..).step_by(2).zip(downloads) {
             let detail = json!({ "representation": representation, "from": from, "bytes": bytes, "of": 100 });
-            events.push(event(number, Kind::Download, None, detail));
-            let end = sent.map(|sent| event(number + 1, Kind::Sent, Some(number), json!({ "bytes": sent })));
-            events.extend(end);
+            all.add(&event(number, Kind::Download, None, detail));
+            if let Some(sent) = sent {
+                all.add(&event(number + 1, Kind::Sent, Some(number), json!({ "bytes": sent })));
+            }
         }
-        Received::by_file(&events, None).remove("f").unwrap_or_default()
+        all.received().remove("f").unwrap_or_default()
     }
 
     #[test]
@@ -165,9 +219,20 @@ mod tests {
             // Halves of two representations make no whole.
             (&[("gzip", 0, 50, Some(50)), ("identity", 50, 50, Some(50))], "part", 50),
             (&[("gzip", 0, 50, Some(50)), ("identity", 0, 100, Some(100))], "whole", 100),
+            // In whatever order, and with holes that are filled last.
+            (&[("gzip", 60, 40, Some(40)), ("gzip", 0, 40, Some(40)), ("gzip", 30, 30, Some(30))], "whole", 100),
+            (&[("gzip", 10, 10, Some(10)), ("gzip", 30, 10, Some(10)), ("gzip", 12, 2, Some(2))], "part", 20),
         ] {
-            let received = received(downloads);
+            let received = received(downloads, None);
             assert_eq!((received.as_str(), received.certainly), (word, certainly), "{downloads:?}");
         }
+    }
+    #[test]
+    fn a_download_without_an_end_has_not_gone_on_for_ever() {
+        let cut = &[("gzip", 0, 100, None)][..];
+        let after = |hours| received(cut, Some(datetime!(2026-01-01 00:00 UTC) + Duration::hours(hours))).as_str();
+        assert_eq!((after(23), after(25)), ("possibly", "not"));
+        let whole = &[("gzip", 0, 100, Some(100))][..];
+        assert_eq!(received(whole, Some(datetime!(2026-01-01 01:00 UTC))).as_str(), "not");
     }
 }

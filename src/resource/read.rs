@@ -59,17 +59,22 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Selects the resources in this slice: the body, or, where that is long, null and in the second column the key
-    /// with which to read it in [`pieces`](Slice::pieces); and as the third column the Patients each is about, as one text,
-    /// which where the body is long are read with the key, too. In no particular order: an order would cost a sort, and no
-    /// client may rely on one.
+    /// Selects the resources in this slice: the body and, as the third column, the Patients each is about, as one text; or,
+    /// where the body is long or the Patients are many, null and in the second column the key with which to read both, as
+    /// [`pieces`](Slice::pieces) has it. In no particular order: an order would cost a sort, and no client may rely on one.
     pub(crate) fn bodies_and_patients(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.bodies_and_patients\nselect ");
-        push_body(&mut query);
-        query.push(", case when octet_length(body) <= ").push_bind(PIECE).push(" then array_to_string(");
+        let mut query = QueryBuilder::new("-- resource.read.bodies_and_patients\nselect case when ");
+        push_is_short(&mut query);
+        query.push(" then body end, case when not (");
+        push_is_short(&mut query);
+        query.push(") then key end, case when ");
+        push_is_short(&mut query);
+        query.push(" then array_to_string(ids, ' ') end from (select body, key, ");
         self.push_patients(&mut query);
-        query.push(", ' ') end");
+        query.push(" as ids");
         self.push_rows(&mut query, false);
+        // `offset 0`: whom it is about is looked up once.
+        query.push(" offset 0) as version");
         query
     }
 
@@ -163,6 +168,11 @@ impl Slice {
 fn push_body(query: &mut QueryBuilder<Postgres>) {
     query.push("case when octet_length(body) <= ").push_bind(PIECE);
     query.push(" then body end, case when octet_length(body) > ").push_bind(PIECE).push(" then key end");
+}
+
+/// That body and Patients of the row under way are not many.
+fn push_is_short(query: &mut QueryBuilder<Postgres>) {
+    query.push("octet_length(body) <= ").push_bind(PIECE).push(" and cardinality(ids) <= ").push_bind(PATIENTS);
 }
 
 /// A piece of a long body.

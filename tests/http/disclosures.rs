@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::process::{Command, Output, Stdio};
 
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
@@ -226,7 +227,14 @@ async fn of_long_resources_it_is_known_too() {
     let gone = group.to_string().replace(r#""id":"g""#, r#""id":"gone""#);
     assert!(group.to_string().len() > 2 << 20, "it comes in pieces");
     database
-        .put(&[&group.to_string(), &gone, &observation.to_string(), r#"{"resourceType":"Patient","id":"m7"}"#])
+        .put(&[
+            &group.to_string(),
+            &gone,
+            &observation.to_string(),
+            r#"{"resourceType":"Patient","id":"m7"}"#,
+            // It is short, and about all members.
+            r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Group/g"}]}"#,
+        ])
         .await;
     database.delete("Group", "gone").await;
     let all: Ids = (0..40_000).map(|n| format!("m{n}")).collect();
@@ -236,6 +244,8 @@ async fn of_long_resources_it_is_known_too() {
         "/$export",
         "/$export?_since=2020-01-01T00:00:00Z",
         "/$export?_type=Group,Observation&_typeFilter=Observation?status=final&_typeFilter=Group?type=person",
+        "/Patient/m7/$export?_type=Provenance",
+        "/Patient/m7/$export?_type=Provenance&_elements=target",
         "/Patient/m7/$export?organizeOutputBy=Patient&_type=Patient,Group,Observation",
         "/Patient/m7/$export?organizeOutputBy=Patient&_type=Patient,Group,Observation&_typeFilter=Observation?status=final&_typeFilter=Group?type=person",
     ] {
@@ -558,6 +568,131 @@ async fn without_its_ledger_nothing_is_handed_out() {
     );
 }
 
+// The ledger never shrinks: nobody is to fill the disk with it
+#[tokio::test]
+async fn without_space_for_its_ledger_no_file_is_handed_out() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    let server = Server::start(&database).await;
+    let url = server.anybody().kick_off("").await.completed().await.urls("output").remove(0);
+    let short = Server::start_with(&database, &[("database.disk_size", "1MiB")]).await;
+    let (anybody, url) = (short.anybody(), url.replace(&server.base, &short.base));
+    let response = anybody.get(&url).send().await.unwrap();
+    assert!(response.headers().contains_key("retry-after"));
+    let text = anybody.refused(anybody.get(&url), 503).await;
+    assert!(text.starts_with("no-store: "), "{text}");
+    assert_eq!(anybody.request(Method::HEAD, &url).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(count(&database, "download").await, 0);
+}
+
+#[tokio::test]
+async fn a_long_request_is_noted_in_short() {
+    let database = Database::create().await;
+    database.put_patients(2_000).await;
+    let server = Server::start(&database).await;
+    let ids: Vec<String> = (0..2_000).map(|n| format!("p{n}")).collect();
+    server.anybody().accepted(server.anybody().export_at(&format!("/Patient/$export?patient={}", ids.join(",")))).await;
+    let events = events(&database).await;
+    let detail = &events.iter().find(|event| event["event"] == "kick-off").unwrap()["detail"];
+    assert_eq!(detail["cut"], json!({ "patients": 2_000 }));
+    let patients = detail["request"]["patients"].as_array().unwrap();
+    assert!((100..1_000).contains(&patients.len()), "{}", patients.len());
+    let url = detail["request"]["url"].as_str().unwrap();
+    assert!(url.contains("patient=p0,p1,") && url.contains(" characters, SHA-256 "), "{url}");
+    assert!(detail.to_string().len() < 8_000);
+}
+
+// Exports come out of the ledger in whatever order, their events do not
+#[tokio::test]
+async fn audit_events_about_a_patient_come_in_their_order() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    let server = Server::start(&database).await;
+    let anybody = server.anybody();
+    let jobs = [anybody.kick_off("").await, anybody.kick_off("").await, anybody.kick_off("").await];
+    for job in jobs.iter().chain(&jobs) {
+        server.anybody().download(&job.completed().await.urls("output").remove(0)).await;
+    }
+    eventually("all is written", || async { count(&database, "sent").await == 6 }).await;
+    let about =
+        async |after: &str| asked(&database, &["--format", "audit-event", "--patient", "p", "--after", after]).await;
+    let numbers = |events: &[Value]| -> Vec<u64> {
+        events.iter().map(|event| event["id"].as_str().unwrap().parse().unwrap()).collect()
+    };
+    let all = numbers(&about("0").await);
+    assert!(all.len() >= 1 + 3 + 6 + 12 && all.is_sorted(), "{all:?}");
+    let middle = all.len() / 2;
+    assert_eq!(numbers(&about(&all[middle].to_string()).await), all[middle + 1..]);
+    // Of an export that goes on more files may come to hold data of the patient: nothing after that is told yet.
+    let planner_waits = database.lock_writers().await;
+    let job = server.anybody().kick_off("").await;
+    server.anybody().get(&jobs[0].url).send().await.unwrap();
+    assert_eq!(numbers(&about("0").await), all);
+    drop(planner_waits);
+    job.completed().await;
+    assert!(numbers(&about("0").await).len() >= all.len() + 3);
+}
+
+/// What the command says, with its standard output somewhere.
+async fn said_to(database: &Database, arguments: &[&str], out: impl Into<Stdio>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fhir-bulk-export"));
+    command.arg("disclosures").args(arguments).env("DATABASE_URL", database.url()).stdout(out).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    tokio::task::spawn_blocking(move || {
+        let mut child = child;
+        // If it is a pipe, nobody reads it.
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_is_none() {
+    let database = Database::create().await;
+    for arguments in
+        [&[][..], &["--patient", "p"], &["--patient", "p", "--format", "json"], &["--format", "audit-event"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let said = said_to(&database, arguments, full).await;
+        assert!(!said.status.success() && !said.stderr.is_empty(), "{arguments:?}");
+        let said = said_to(&database, arguments, Stdio::piped()).await;
+        assert!(said.status.success() && said.stderr.is_empty(), "{arguments:?}: who reads no more knows it");
+    }
+}
+
+// HEAD tells nobody anything
+#[tokio::test]
+async fn a_poll_without_an_answer_is_no_disclosure() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    let server = Server::start(&database).await;
+    let job = server.anybody().kick_off("").await;
+    job.completed().await;
+    let before = count(&database, "manifest").await;
+    assert_eq!(server.anybody().request(Method::HEAD, &job.url).send().await.unwrap().status(), 200);
+    assert_eq!(count(&database, "manifest").await, before);
+}
+
+#[tokio::test]
+async fn what_is_denied_is_written_while_a_server_stops() {
+    let (database, issuer, server) = set_up().await;
+    drop(server);
+    put_mebibytes(&database, 24).await;
+    let settings = [("http.shutdown_grace", "600s".to_owned())];
+    let mut server = Server::start_with(&database, &[trusting(&[&issuer]), settings.to_vec()].concat()).await;
+    let roles = [&ROLES[..], &["Basic.search"]].concat();
+    let alice = server.with_token(&issuer.ehealth_token("alice", &roles));
+    let url = alice.kick_off("?_type=Basic").await.completed().await.urls("output").remove(0);
+    let mut stalled = alice.get(&url).send().await.unwrap();
+    stalled.chunk().await.unwrap().unwrap();
+    server.anybody().refused(server.anybody().get(&url), 401).await;
+    server.signal(Signal::TERM);
+    eventually("it is written", || async { count(&database, "denied").await == 1 }).await;
+    assert!(server.has_ended().is_none(), "a download is under way");
+}
+
 #[tokio::test]
 async fn the_ledger_only_grows() {
     let (_server, database) = {
@@ -636,9 +771,10 @@ async fn audit_events_go_on_where_they_ended_and_name_a_patient_only_when_asked(
 
     let of_patient = asked(&database, &["--format", "audit-event", "--patient", "p"]).await;
     of_patient.iter().for_each(check_audit_event);
-    // Kick-off, manifest, the one file with the patient's data, delete.
-    assert_eq!(of_patient.len(), 5);
-    for event in &of_patient {
+    // The beginning; kick-off, manifest, the one file with the patient's data, delete.
+    assert_eq!(of_patient.len(), 6);
+    assert!(!of_patient[0].to_string().contains("Patient/"), "that is nothing about the patient");
+    for event in &of_patient[1..] {
         let entities = event["entity"].as_array().unwrap();
         assert!(entities.iter().any(|entity| entity["what"]["reference"] == "Patient/p"), "{event}");
         assert_eq!(event["agent"][0]["who"]["identifier"], json!({ "system": issuer.url(), "value": "alice" }));
@@ -653,16 +789,41 @@ async fn nothing_is_told_before_all_that_comes_before_it() {
     let mut late = database.pool.begin().await.unwrap();
     sqlx::query("insert into disclosure (event, address) values ('denied', 'late')").execute(&mut *late).await.unwrap();
     database.execute("insert into disclosure (event, address) values ('denied', 'soon')").await;
+    let waits = "pg_stat_activity where pid <> pg_backend_pid() and query like '%disclosure_settled%'";
     let (told, ()) = tokio::join!(events(&database), async {
-        eventually("the command waits", || async {
-            database.count("pg_stat_activity where wait_event = 'advisory' and query like '%disclosure_settled%'").await
-                > 0
-        })
-        .await;
+        eventually("the command waits", || async { database.count(waits).await > 0 }).await;
+        // Meanwhile it stands in nobody's way for long.
+        database
+            .execute("set lock_timeout = '2s'; insert into disclosure (event, address) values ('denied', 'meanwhile')")
+            .await;
         late.commit().await.unwrap();
     });
     let addresses: Vec<_> = told.iter().filter_map(|event| event["address"].as_str()).collect();
-    assert_eq!(addresses, ["late", "soon"]);
+    assert_eq!(addresses, ["late", "soon", "meanwhile"]);
+}
+
+// A replica of the version before may have handed out files for as long as it was there
+#[tokio::test]
+async fn what_older_replicas_may_have_handed_out_is_said() {
+    let database = Database::create().await;
+    database.put(&[PATIENT]).await;
+    let server = Server::start(&database).await;
+    server.anybody().kick_off("").await.completed().await;
+    let is_known = async || exports_of(&database, "p", &[]).await[0]["downloadsKnown"].clone();
+    let text =
+        async || String::from_utf8(database.command("disclosures", &["--patient", "p"], b"").await.stdout).unwrap();
+    let caveat = "may have handed out files of which nothing is written";
+    assert_eq!(is_known().await, false);
+    assert!(text().await.contains(caveat));
+    database
+        .execute(
+            "alter table disclosure disable trigger refuse_to_forget;
+            update disclosure set at = at - interval '2 days' where event = 'begin'",
+        )
+        .await;
+    assert_eq!(is_known().await, true);
+    let text = text().await;
+    assert!(!text.contains(caveat) && text.contains("ledger begins"), "{text}");
 }
 
 // Exports of versions before the ledger: their owner is known, their files are not

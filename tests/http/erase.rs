@@ -234,4 +234,10 @@ async fn only_a_patient_can_be_erased() {
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let erased = events.last().unwrap();
     assert_eq!((&erased["resourceType"], &erased["action"]), (&json!("AuditEvent"), &json!("D")));
+    assert!(!erased.to_string().contains("Patient/y"), "nobody is named unless asked for");
+    for (patient, is_erased) in [("y", true), ("x", false)] {
+        let arguments = ["--format", "audit-event", "--patient", patient];
+        let text = String::from_utf8(database.command("disclosures", &arguments, b"").await.stdout).unwrap();
+        assert_eq!(text.contains("Patient/y") && text.contains("erase"), is_erased, "{text}");
+    }
 }

@@ -1,53 +1,49 @@
-//! Polls of one job: a client that waits as `Retry-After` says never meets this limit, one that hammers is told to wait
-//! (rule C5). It never ends a job.
+//! How often something may happen to one and the same: so many times at once, and then one more each time so much has passed.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
-/// Polls of a job that may come at once.
-const AT_ONCE: u32 = 50;
-/// One more is allowed each time so much has passed.
-const EVERY: Duration = Duration::from_millis(100);
 /// Between two looks at what can be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
 
-/// A bucket of polls for each job that was polled lately.
-pub(crate) struct Polls(Mutex<Buckets>);
+/// A bucket for each to which it has happened lately.
+pub(super) struct Rate<K>(Mutex<Buckets<K>>);
 
-struct Buckets {
-    /// When the bucket of a job will be full again. A full one says nothing, so it is not kept.
-    full_at: HashMap<Uuid, Instant>,
+struct Buckets<K> {
+    at_once: u32,
+    every: Duration,
+    /// When a bucket will be full again. A full one says nothing, so it is not kept.
+    full_at: HashMap<K, Instant>,
     forget_at: Instant,
 }
 
-impl Polls {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Buckets { full_at: HashMap::new(), forget_at: Instant::now() }))
+impl<K: Eq + Hash> Rate<K> {
+    pub(super) fn new(at_once: u32, every: Duration) -> Self {
+        Self(Mutex::new(Buckets { at_once, every, full_at: HashMap::new(), forget_at: Instant::now() }))
     }
 
-    /// Counts a poll of a job that is there; false if it is one too many, which does not count.
-    pub(in crate::http) fn allow(&self, job: Uuid) -> bool {
+    /// Counts one more; false if it is one too many, which does not count.
+    pub(super) fn allow(&self, key: K) -> bool {
         // What a panic left behind is no worse than what was there.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).allow(job, Instant::now())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).allow(key, Instant::now())
     }
 }
 
-impl Buckets {
-    fn allow(&mut self, job: Uuid, now: Instant) -> bool {
+impl<K: Eq + Hash> Buckets<K> {
+    fn allow(&mut self, key: K, now: Instant) -> bool {
         self.forget(now);
-        let full_at = self.full_at.entry(job).or_insert(now);
-        let full_after = (*full_at).max(now) + EVERY;
-        let is_allowed = full_after <= now + EVERY * AT_ONCE;
+        let full_at = self.full_at.entry(key).or_insert(now);
+        let full_after = (*full_at).max(now) + self.every;
+        let is_allowed = full_after <= now + self.every * self.at_once;
         if is_allowed {
             *full_at = full_after;
         }
         is_allowed
     }
 
-    /// Forgets the buckets that are full again: what is left are the jobs polled in the last few seconds.
+    /// Forgets the buckets that are full again: what is left is what happened lately.
     fn forget(&mut self, now: Instant) {
         if now >= self.forget_at {
             self.full_at.retain(|_, full_at| *full_at > now);
@@ -58,14 +54,17 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     const JOB: Uuid = Uuid::from_u128(1);
     const OTHER: Uuid = Uuid::from_u128(2);
 
-    fn buckets() -> (Buckets, Instant) {
+    fn buckets() -> (Buckets<Uuid>, Instant) {
         let now = Instant::now();
-        (Buckets { full_at: HashMap::new(), forget_at: now }, now)
+        let every = Duration::from_millis(100);
+        (Buckets { at_once: 50, every, full_at: HashMap::new(), forget_at: now }, now)
     }
 
     // C5
