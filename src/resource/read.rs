@@ -164,12 +164,6 @@ impl Slice {
     }
 }
 
-/// The body, or where it is long null and the key.
-fn push_body(query: &mut QueryBuilder<Postgres>) {
-    query.push("case when octet_length(body) <= ").push_bind(PIECE);
-    query.push(" then body end, case when octet_length(body) > ").push_bind(PIECE).push(" then key end");
-}
-
 /// That body and Patients of the row under way are not many.
 fn push_is_short(query: &mut QueryBuilder<Postgres>) {
     query.push("octet_length(body) <= ").push_bind(PIECE).push(" and cardinality(ids) <= ").push_bind(PATIENTS);
