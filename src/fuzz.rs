@@ -1,5 +1,7 @@
 //! What fuzzers feed: one function for each target, which takes whatever bytes there are and checks what must hold of what
-//! comes of them. Built with `--cfg fuzzing` only; `fuzz/README.md` says how to run them.
+//! comes of them. Built with `--cfg fuzzing` and for the test below; `fuzz/README.md` says how to run them.
+
+#![expect(clippy::expect_used, reason = "what does not hold ends the run")]
 
 use std::collections::BTreeSet;
 
@@ -143,4 +145,63 @@ fn has_nul(json: &str) -> bool {
 fn text_after_a_byte(data: &[u8]) -> Option<(u8, &str)> {
     let (first, text) = data.split_first()?;
     Some((*first, std::str::from_utf8(text).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 9] = [
+        ("headers", super::headers),
+        ("kick_off", super::kick_off),
+        ("load", super::load),
+        ("parameters", super::parameters),
+        ("range", super::range),
+        ("references", super::references),
+        ("scopes", super::scopes),
+        ("token", super::token),
+        ("type_filter", super::type_filter),
+    ];
+
+    fn feed(folder: &Path, target: Target) {
+        let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!files.is_empty(), "{folder:?} is empty");
+        for file in files {
+            let data = fs::read(&file).unwrap();
+            let held = std::panic::catch_unwind(|| target(&data));
+            assert!(held.is_ok(), "{file:?}: {:?}", String::from_utf8_lossy(&data));
+        }
+    }
+
+    #[test]
+    fn what_fuzzers_have_found_holds() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        for (name, target) in TARGETS {
+            feed(&fuzz.join("seeds").join(name), target);
+            let unpacked = tempfile::tempdir().unwrap();
+            let packed = fuzz.join("corpora").join(format!("{name}.tar.gz"));
+            let tar = Command::new("tar").arg("-xzf").arg(packed).arg("-C").arg(unpacked.path()).status().unwrap();
+            assert!(tar.success(), "{name}: {tar}");
+            feed(unpacked.path(), target);
+        }
+    }
+
+    #[test]
+    fn every_target_that_is_built_is_fed() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+        let built: BTreeMap<String, String> = fs::read_dir(sources)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap()))
+            .collect();
+        assert!(built.keys().eq(TARGETS.iter().map(|(name, _)| name)), "{:?}", built.keys());
+        for (name, source) in built {
+            assert!(source.contains(&format!("fhir_bulk_export::fuzz::{name}(data)")), "{name}: {source}");
+        }
+    }
 }

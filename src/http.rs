@@ -8,7 +8,7 @@ mod conditional;
 mod cors;
 mod denied;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod idempotency;
 mod kick_off;

@@ -18,7 +18,7 @@ mod client;
 mod config;
 mod ehealth;
 mod fetch;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod grant;
 mod introspection;

@@ -36,7 +36,7 @@ pub mod database;
 mod erasure;
 mod export;
 pub mod fhir;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod http;
 mod identity;

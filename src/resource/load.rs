@@ -4,7 +4,7 @@
 //! the batches before it that hold one of its resources, so that changes to a resource keep their order.
 
 mod bundle;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod progress;
 mod source;

@@ -1,5 +1,7 @@
 //! The fuzz target of what is loaded.
 
+#![expect(clippy::expect_used, reason = "what does not hold ends the run")]
+
 use time::macros::datetime;
 
 use super::{Rules, bundle};
