@@ -171,13 +171,14 @@ async fn read_resources(
     let mut query = slice.bodies_and_patients();
     let mut rows = query.build().persistent(false).fetch(&mut *reader);
     while let Some(row) = rows.try_next().await? {
-        let body = row.try_get_raw(0)?;
-        if body.is_null() {
+        let (body, patients) = (row.try_get_raw(0)?, row.try_get_raw(2)?);
+        if body.is_null() || patients.is_null() {
             long.push(row.try_get(1)?);
             continue;
         }
         let body = body.as_bytes().map_err(sqlx::Error::Decode)?;
-        sink.put(Cow::Borrowed(body), Cow::Borrowed(row.try_get(2)?), asked, type_name).await?;
+        let patients = patients.as_str().map_err(sqlx::Error::Decode)?;
+        sink.put(Cow::Borrowed(body), Cow::Borrowed(patients), asked, type_name).await?;
         sink.paced.read(body.len()).await;
     }
     drop(rows);

@@ -84,12 +84,12 @@ impl Seeker<'_> {
         let mut query = slice.bodies_and_patients();
         let mut rows = query.build().persistent(false).fetch(&mut *reader);
         while let Some(row) = rows.try_next().await? {
-            match row.try_get(0)? {
-                Some(body) => {
-                    self.look_at(slice, body, row.try_get(2)?).await?;
+            match (row.try_get(0)?, row.try_get(2)?) {
+                (Some(body), Some(patients)) => {
+                    self.look_at(slice, body, patients).await?;
                     self.paced.read(body.len()).await;
                 }
-                None => long.push(row.try_get(1)?),
+                _ => long.push(row.try_get(1)?),
             }
         }
         drop(rows);

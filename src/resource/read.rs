@@ -59,22 +59,25 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Selects the resources in this slice: the body and, as the third column, the Patients each is about, as one text; or,
-    /// where the body is long or the Patients are many, null and in the second column the key with which to read both, as
-    /// [`pieces`](Slice::pieces) has it. In no particular order: an order would cost a sort, and no client may rely on one.
+    /// Selects the resources in this slice: the body, null where it is long; the key, with which it is then read in
+    /// [`pieces`](Slice::pieces); and the Patients each is about, as one text, null where they are many. In no particular
+    /// order: an order would cost a sort, and no client may rely on one.
     pub(crate) fn bodies_and_patients(&self) -> QueryBuilder<Postgres> {
-        let mut query = QueryBuilder::new("-- resource.read.bodies_and_patients\nselect case when ");
-        push_is_short(&mut query);
-        query.push(" then body end, case when not (");
-        push_is_short(&mut query);
-        query.push(") then key end, case when ");
-        push_is_short(&mut query);
-        query.push(" then array_to_string(ids, ' ') end from (select body, key, ");
-        self.push_patients(&mut query);
-        query.push(" as ids");
-        self.push_rows(&mut query, false);
-        // `offset 0`: whom it is about is looked up once.
-        query.push(" offset 0) as version");
+        let mut query =
+            QueryBuilder::new("-- resource.read.bodies_and_patients\nselect case when octet_length(body) <= ");
+        query.push_bind(PIECE).push(" then body end, key, ");
+        if self.looks_up_patients() {
+            push_text(&mut query, "ids");
+            query.push(" from (select body, key, ");
+            self.push_patients(&mut query);
+            query.push(" as ids");
+            self.push_rows(&mut query, false);
+            // `offset 0`: whom it is about is looked up once.
+            query.push(" offset 0) as version");
+        } else {
+            push_text(&mut query, "resource.mentions");
+            self.push_rows(&mut query, false);
+        }
         query
     }
 
@@ -133,12 +136,17 @@ impl Slice {
         query
     }
 
+    /// Whether more Patients count than a row mentions.
+    fn looks_up_patients(&self) -> bool {
+        self.resource_type == ResourceType::PROVENANCE && self.access.is_of_some()
+    }
+
     /// The ids of the Patients that the row under way is about: all that it mentions. A Provenance in an export of some
     /// patients may mention nobody, and comes for the sake of those to whom belongs what it is about (rule H10): they count,
     /// too. Elsewhere they are not looked up: it would make the export of Provenances ten times as expensive.
     fn push_patients(&self, query: &mut QueryBuilder<Postgres>) {
         query.push("resource.mentions");
-        if self.resource_type == ResourceType::PROVENANCE && self.access.is_of_some() {
+        if self.looks_up_patients() {
             query.push(" || array(select unnest(version.patients) from ");
             push_targets(query, self.window.at);
             query.push(")");
@@ -164,9 +172,11 @@ impl Slice {
     }
 }
 
-/// That body and Patients of the row under way are not many.
-fn push_is_short(query: &mut QueryBuilder<Postgres>) {
-    query.push("octet_length(body) <= ").push_bind(PIECE).push(" and cardinality(ids) <= ").push_bind(PATIENTS);
+/// A list of ids as one text with a blank between each two. Mostly there is one, of which no list need be made.
+fn push_text(query: &mut QueryBuilder<Postgres>, ids: &'static str) {
+    query.push(format_args!("case cardinality({ids}) when 1 then {ids}[1] when 0 then '' else "));
+    query.push(format_args!("case when cardinality({ids}) <= ")).push_bind(PATIENTS);
+    query.push(format_args!(" then array_to_string({ids}, ' ') end end"));
 }
 
 /// A piece of a long body.
