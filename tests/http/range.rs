@@ -156,8 +156,9 @@ async fn a_range_reads_only_the_chunks_it_falls_in() {
             expect_part(&anybody, &url, encoding, whole, "-10", length - 10, length - 1).await;
         }
         // So the test would see it; and a file that is damaged does not look whole.
-        let damaged = anybody.get(&url).header("accept-encoding", *encoding).send().await.unwrap();
-        assert!(damaged.bytes().await.is_err());
+        // It may break off before its head is sent.
+        let damaged = anybody.get(&url).header("accept-encoding", *encoding).send().await;
+        assert!(damaged.is_err() || damaged.unwrap().bytes().await.is_err());
     }
 }
 
