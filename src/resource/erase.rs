@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 
 use super::clock;
@@ -60,7 +60,16 @@ impl Mentions {
     pub(crate) async fn find(pool: &PgPool, patient: &str) -> Result<(Self, OffsetDateTime), sqlx::Error> {
         let (transaction, taken) = clock::take_transaction_time(pool).await?;
         transaction.commit().await?;
-        let found = sqlx::query_as!(
+        let found = Self::after(pool, patient, None).await?;
+        Ok((Self(found), taken.at))
+    }
+
+    async fn after(
+        executor: impl PgExecutor<'_>,
+        patient: &str,
+        after: Option<OffsetDateTime>,
+    ) -> Result<Vec<Mention>, sqlx::Error> {
+        sqlx::query_as!(
             Mention,
             r#"-- resource.erase.find
             select resource_type, key, id, version_id, superseded_at = 'infinity' as "is_last!", deleted,
@@ -69,12 +78,13 @@ impl Mentions {
                     where now.resource_type = resource.resource_type and now.id = resource.id
                         and now.superseded_at = 'infinity' and not now.deleted and not now.mentions @> array[$1]::text[]
                 ) as "remains!"
-            from resource where mentions @> array[$1]::text[]"#,
-            patient
+            from resource
+            where mentions @> array[$1]::text[] and ($2::timestamptz is null or last_updated > $2)"#,
+            patient,
+            after
         )
-        .fetch_all(pool)
-        .await?;
-        Ok((Self(found), taken.at))
+        .fetch_all(executor)
+        .await
     }
 
     /// Adds what has come after a transaction time. The transaction is to have the writers' lock.
@@ -84,21 +94,7 @@ impl Mentions {
         patient: &str,
         after: OffsetDateTime,
     ) -> Result<(), sqlx::Error> {
-        let later = sqlx::query_as!(
-            Mention,
-            r#"-- resource.erase.later
-            select resource_type, key, id, version_id, superseded_at = 'infinity' as "is_last!", deleted,
-                mentions = array[$1]::text[] as "is_alone!", exists (
-                    select from resource as now
-                    where now.resource_type = resource.resource_type and now.id = resource.id
-                        and now.superseded_at = 'infinity' and not now.deleted and not now.mentions @> array[$1]::text[]
-                ) as "remains!"
-            from resource where mentions @> array[$1]::text[] and last_updated > $2"#,
-            patient,
-            after
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
+        let later = Self::after(&mut *transaction, patient, Some(after)).await?;
         self.0.extend(later);
         self.add_provenances(transaction, patient).await
     }
